@@ -1,0 +1,1 @@
+"""Arguments, wiring of the rooms, progress and tables on the terminal."""

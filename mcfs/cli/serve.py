@@ -1,0 +1,146 @@
+"""The command `mcfs-serve`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+
+from mcfs import __version__
+from mcfs.cli import _environment as _environment
+from mcfs.cli import places, terminal, values
+from mcfs.cli.exits import Exit
+from mcfs.protocol.addressing import SITE_LOCAL
+from mcfs.protocol.errors import UserError
+from mcfs.protocol.ids import DEFAULT_BLOCK_SIZE
+from mcfs.protocol.wire import DEFAULT_PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DEFAULT_HOPS: Final = 1
+"""This link and no further; with MLD proxies between (RFC 4605) one more for each router."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeRequest:
+    """What the user asks of `mcfs-serve`, checked."""
+
+    paths: tuple[Path, ...]
+    """Absolute."""
+    name: bytes | None
+    """Of the share of a single path; None: the path's last component."""
+    interfaces: tuple[str, ...]
+    """None named means all that are suited."""
+    rate: int | None
+    """Bits per second; None: 95 % of the link's speed."""
+    block_size: int
+    scope: int
+    hops: int
+    port: int
+    mtu: int | None
+    state_dir: Path
+
+
+@click.command(context_settings=terminal.HELP_NAMES)
+@click.version_option(__version__, "--version", "-V", message="%(prog)s %(version)s")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "-i",
+    "--interface",
+    "--iface",
+    "interfaces",
+    type=values.INTERFACES,
+    multiple=True,
+    metavar="IFACE",
+    help="Interface to serve on, may be repeated; default: all that are suited.",
+)
+@click.option("--name", type=values.SHARE_NAME, metavar="NAME", help="Name of the share, for a single PATH.")
+@click.option(
+    "--rate",
+    type=values.RATE,
+    metavar="RATE",
+    help="Bits per second, like 800M or 2.5G; default: 95 % of the link's speed.",
+)
+@click.option(
+    "--block-size",
+    type=values.BLOCK_SIZE,
+    metavar="SIZE",
+    default=DEFAULT_BLOCK_SIZE,
+    help="A power of two from 64K to 16M (1M).",
+)
+@click.option(
+    "--scope",
+    type=values.SCOPE,
+    metavar="SCOPE",
+    default=SITE_LOCAL,
+    help="Scope of the groups: 3 to 14, or realm, admin, site, organization, global (5, site).",
+)
+@click.option("--hops", type=values.HOPS, metavar="N", default=DEFAULT_HOPS, show_default=True, help="Hop limit.")
+@click.option("--port", type=values.PORT, metavar="PORT", default=DEFAULT_PORT, show_default=True, help="UDP port.")
+@click.option(
+    "--mtu", type=values.MTU, metavar="BYTES", help="Largest packet; default: the interface's MTU, at most 1500."
+)
+@click.option("--state-dir", type=values.DIRECTORY, metavar="DIR", help="Where the index and the key are kept.")
+@click.option("-v", "--verbose", count=True, help="Say more; twice: debug.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
+def serve(
+    paths: tuple[Path, ...],
+    interfaces: tuple[tuple[str, ...], ...],
+    name: bytes | None,
+    rate: int | None,
+    block_size: int,
+    scope: int,
+    hops: int,
+    port: int,
+    mtu: int | None,
+    state_dir: Path | None,
+    verbose: int,
+    quiet: bool,
+) -> int:
+    """Serve each PATH, a directory or a file, as a share named by its last component."""
+    if quiet and verbose:
+        raise click.UsageError("-v and -q exclude each other")
+    absolute = tuple(Path(os.path.abspath(path)) for path in paths)
+    check_names(absolute, name)
+    request = ServeRequest(
+        interfaces=tuple(one for several in interfaces for one in several),
+        rate=rate,
+        block_size=block_size,
+        scope=scope,
+        hops=hops,
+        port=port,
+        mtu=mtu,
+        state_dir=state_dir or places.state_dir(os.environ, os.geteuid()),
+        name=name,
+        paths=absolute,
+    )
+    from mcfs.cli import serve_run
+
+    return serve_run.run(request, -1 if quiet else verbose) or Exit.OK
+
+
+def check_names(paths: Sequence[Path], name: bytes | None) -> None:
+    """Every path has the name of a share, and no two have the same. Raises UserError."""
+    if name is not None:
+        if len(paths) > 1:
+            raise UserError("--name is for a single PATH", Exit.USAGE)
+        return
+    seen: dict[str, Path] = {}
+    for path in paths:
+        if not path.name:
+            raise UserError(f"{path} has no last component to name the share: say --name", Exit.USAGE)
+        other = seen.setdefault(path.name, path)
+        if other is not path:
+            raise UserError(f"{other} and {path} would both be the share {path.name!r}", Exit.USAGE)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    terminal.run(serve, "mcfs-serve", arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""What `mcfs-serve` does once its arguments are checked: index, open the sockets, serve, leave."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
+
+from mcfs.cli import terminal, values
+from mcfs.cli.exits import Exit
+from mcfs.cli.publisher import fingerprint, load_or_make_key
+from mcfs.net.interfaces import Choice, Interface, choose
+from mcfs.net.sdnotify import notify
+from mcfs.net.server import Server, ServerSettings, link_rate
+from mcfs.protocol.announce import Announcement
+from mcfs.protocol.errors import UserError
+from mcfs.serve.index import Index, ScanProgress, Snapshot
+from mcfs.serve.store import NodeStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from nacl.signing import SigningKey
+
+    from mcfs.cli.serve import ServeRequest
+
+STATUS_FILE: Final = "status.json"
+_VERBOSITY: Final = {-1: logging.WARNING, 0: logging.INFO, 1: logging.INFO}
+_DAD_SECONDS: Final = 3.0
+"""Longest wait for a link-local address that is still being checked for duplicates (RFC 4862: one second)."""
+
+log: Final = logging.getLogger(__name__)
+
+
+def run(request: ServeRequest, verbosity: int) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code. Raises UserError."""
+    terminal.log_to_stderr("mcfs-serve", _VERBOSITY.get(verbosity, logging.DEBUG))
+    console = Console(stderr=True, quiet=verbosity < 0)
+    with ExitStack() as stack:
+        choice = _interfaces(request.interfaces)
+        _print_interfaces(console, choice, request)
+        index = stack.enter_context(Index.open(request.state_dir, request.block_size))
+        key = load_or_make_key(request.state_dir)
+        snapshots = [_scan(index, path, _share_name(request, path), console) for path in request.paths]
+        store = NodeStore(index, scope=request.scope)
+        store.replace(snapshots)
+        server = _open_server(store, choice, request, key)
+        server.publish({snapshot.name: _announcement(snapshot) for snapshot in snapshots})
+        for snapshot in snapshots:
+            _print_share(console, snapshot, fingerprint(key.verify_key))
+        trio.run(_serve_until_signal, server)
+        _write_status(request.state_dir, server)
+        _print_summary(console, server)
+    return Exit.OK
+
+
+# --- interfaces ------------------------------------------------------------------------------------------------------
+
+
+def _interfaces(names: Sequence[str]) -> Choice:
+    """Waits a moment for addresses that have just been given."""
+    end = time.monotonic() + _DAD_SECONDS
+    while True:
+        choice = choose(names)
+        if not any(i.tentative for i in choice.chosen) or time.monotonic() > end:
+            return choice
+        time.sleep(0.1)
+
+
+def _print_interfaces(console: Console, choice: Choice, request: ServeRequest) -> None:
+    for interface in choice.chosen:
+        rate = values.format_rate(link_rate(interface, request.rate))
+        console.print(f"interface {interface.name}: sending at most {rate}", highlight=False)
+    for skipped in choice.notable:
+        console.print(f"not served: {skipped} (-i {skipped.interface.name} serves it)", highlight=False)
+
+
+def _open_server(store: NodeStore, choice: Choice, request: ServeRequest, key: SigningKey) -> Server:
+    settings = ServerSettings(
+        port=request.port, scope=request.scope, hops=request.hops, rate=request.rate, mtu=_mtu(request, choice.chosen)
+    )
+    try:
+        return Server(store, choice.chosen, settings, key)
+    except PermissionError:
+        raise UserError(
+            "mcfs-serve needs the capability CAP_NET_RAW to hear MLD reports: run it as root, or give it the capability "
+            "(systemd: AmbientCapabilities=CAP_NET_RAW)",
+            Exit.PRIVILEGE,
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot open the sockets: {error.strerror or error}") from None
+
+
+def _mtu(request: ServeRequest, interfaces: Sequence[Interface]) -> int:
+    """Datagrams longer than 1,500 only where the user says so: a client with a smaller MTU would hear nothing."""
+    return request.mtu or min(1500, *(i.mtu for i in interfaces))
+
+
+# --- indexing --------------------------------------------------------------------------------------------------------
+
+
+def _share_name(request: ServeRequest, path: Path) -> bytes:
+    return request.name or os.fsencode(path.name)
+
+
+def _scan(index: Index, path: Path, name: bytes, console: Console) -> Snapshot:
+    if not sys.stderr.isatty() or console.quiet:
+        return index.scan(path, name, now_ms=_unix_ms())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("indexing {task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[files]} files"),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(values.printable(name), total=None, files=0)
+
+        def show(done: ScanProgress) -> None:
+            progress.update(task, completed=done.bytes_hashed, files=done.files)
+
+        return index.scan(path, name, now_ms=_unix_ms(), progress=show)
+
+
+def _announcement(snapshot: Snapshot) -> Announcement:
+    return Announcement(
+        version=snapshot.version,
+        time_ms=0,
+        entry=snapshot.entry,
+        owners=snapshot.owners,
+        total_bytes=snapshot.total_bytes,
+        total_files=snapshot.total_files,
+        rate=0,
+        addresses=(),
+    )
+
+
+def _print_share(console: Console, snapshot: Snapshot, key: str) -> None:
+    size = values.format_size(snapshot.total_bytes)
+    console.print(
+        f"serving {values.printable(snapshot.name)}: {snapshot.total_files} files, {size}, publisher {key}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+# --- serving ---------------------------------------------------------------------------------------------------------
+
+
+async def _serve_until_signal(server: Server) -> None:
+    async with trio.open_nursery() as nursery:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            await nursery.start(server.run)
+            notify("READY=1")
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    break
+        nursery.cancel_scope.cancel()
+
+
+def _write_status(state_dir: Path, server: Server) -> None:
+    try:
+        (state_dir / STATUS_FILE).write_text(json.dumps(server.statistics, indent=1) + "\n")
+    except OSError as error:
+        log.warning("%s: %s", state_dir / STATUS_FILE, error.strerror)
+
+
+def _print_summary(console: Console, server: Server) -> None:
+    statistics = server.statistics
+    console.print(
+        f"sent {statistics['bytes_sent']} bytes in {statistics['datagrams_sent']} datagrams, "
+        f"listeners {statistics['listeners_seen']}",
+        highlight=False,
+    )
+
+
+def _unix_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,1 @@
+"""What to ask for next, and what has arrived. Pure but for the cache on disk."""

@@ -1,0 +1,108 @@
+"""From symbols to a node: source symbols go where they belong, repair symbols are kept until they suffice."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mcfs.protocol import fec
+from mcfs.protocol.fec import Esis, Symbols
+from mcfs.protocol.wire import SymbolRun
+
+
+class Assembly:
+    """The symbols of one node from one source address, all of one size T.
+
+    Without loss this is one slice assignment per run of consecutive ESIs; there is no loop over datagrams.
+    """
+
+    __slots__ = ("_decoder", "_have", "_k", "_length", "_repair", "_repair_esis", "_rows", "_source", "t")
+
+    def __init__(self, length: int, t: int) -> None:
+        self._length = length
+        self.t = t
+        self._k = fec.source_symbols(length, t)
+        self._rows = np.empty((self._k, t), dtype=np.uint8)
+        self._have = np.zeros(self._k, dtype=np.bool_)
+        self._source = 0
+        self._repair: list[tuple[Esis, Symbols]] = []
+        self._repair_esis: set[int] = set()
+        self._decoder: fec.Decoder | None = None
+
+    @property
+    def missing(self) -> int:
+        """Bytes that have still to come, at least."""
+        return max(0, self._k - self._source - len(self._repair_esis)) * self.t
+
+    def add(self, run: SymbolRun) -> int:
+        """Take symbols in; returns how many were new."""
+        first, n = int(run.esis[0]), len(run.esis)
+        if run.contiguous and first + n <= self._k:
+            return self._add_slice(first, n, run.symbols)
+        source = run.esis < self._k
+        new = self._add_scattered(run.esis[source], run.symbols[source]) if source.any() else 0
+        repair = ~source
+        return new + (self._add_repair(run.esis[repair], run.symbols[repair]) if repair.any() else 0)
+
+    def data(self) -> memoryview | None:
+        """The node's bytes once there are symbols enough; None while there are not. They are not verified."""
+        if self._source == self._k:
+            return self._bytes(self._rows)
+        if self._source + len(self._repair_esis) < self._k:
+            return None
+        decoded = self._decode()
+        return None if decoded is None else self._bytes(decoded)
+
+    def _bytes(self, rows: Symbols) -> memoryview:
+        return np.ascontiguousarray(rows).reshape(-1).data[: self._length]
+
+    def _add_slice(self, first: int, n: int, symbols: Symbols) -> int:
+        have = self._have[first : first + n]
+        before = int(np.count_nonzero(have))
+        if before == n:
+            return 0
+        self._rows[first : first + n] = symbols
+        if self._decoder is not None:
+            fresh = ~have
+            self._repair.append((np.arange(first, first + n, dtype=np.uint32)[fresh], symbols[fresh].copy()))
+        have[:] = True
+        self._source += n - before
+        return n - before
+
+    def _add_scattered(self, esis: Esis, symbols: Symbols) -> int:
+        esis, at = np.unique(esis, return_index=True)
+        fresh = ~self._have[esis]
+        esis, symbols = esis[fresh], symbols[at][fresh]
+        self._rows[esis] = symbols
+        self._have[esis] = True
+        if self._decoder is not None and len(esis):
+            self._repair.append((esis, symbols))
+        self._source += len(esis)
+        return len(esis)
+
+    def _add_repair(self, esis: Esis, symbols: Symbols) -> int:
+        """Copies: the receive buffer is used again. Bounded, because K symbols nearly always suffice."""
+        fresh = [i for i, esi in enumerate(esis.tolist()) if self._is_new(esi)]
+        if fresh:
+            self._repair.append((esis[fresh], symbols[fresh]))
+        return len(fresh)
+
+    def _is_new(self, esi: int) -> bool:
+        if esi in self._repair_esis:
+            return False
+        self._repair_esis.add(esi)
+        return True
+
+    def _decode(self) -> Symbols | None:
+        """Feed the decoder what it has not seen: everything the first time, then what has come since."""
+        if self._decoder is None:
+            self._decoder = fec.Decoder(self._k, self.t)
+            esis = np.flatnonzero(self._have).astype(np.uint32)
+            fed = self._decoder.add(esis, self._rows[esis]) if len(esis) else None
+            if fed is not None:
+                return fed
+        waiting, self._repair = self._repair, []
+        for esis, symbols in waiting:
+            decoded = self._decoder.add(esis, symbols)
+            if decoded is not None:
+                return decoded
+        return None

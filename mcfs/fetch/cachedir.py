@@ -1,0 +1,196 @@
+"""The directory of a cache: its lock, its format, what is in it.
+
+::
+
+    lock           locked (flock) by the process that uses the directory, for as long as it does
+    version        the format of what lies under objects/
+    clean          there after an orderly close, and only while nobody uses the directory
+    objects/ab/    the files of the objects whose id begins with ab, named by the id in hexadecimal digits
+    mount-2, ...   the same again, for a second process at the same time
+
+A limit given for the directory is divided evenly among it and the mount-N in it, whether these are in use or not, so
+that all together keep it. The division is looked at again with each eviction: a first mount gives way as it stores.
+A mount-N that nobody uses is removed by the first mount when that needs the room.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import shutil
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mcfs.fetch.cachequota import Record
+from mcfs.protocol.ids import ObjectId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+FORMAT_TEXT: Final = "mcfs cache 1\n"
+_MAX_MOUNTS: Final = 64
+"""More processes on one directory than that do not cache; each would have too small a part."""
+_NAME: Final = re.compile(r"[0-9a-f]{64}")
+_SUB_DIRECTORY: Final = re.compile(r"mount-[0-9]+")
+
+
+@dataclass
+class CacheDirectory:
+    """A directory that this process has locked."""
+
+    path: Path
+    was_clean: bool
+    """Whether its last user closed it, rather than died."""
+    at: int
+    """The directory of the objects, open."""
+    _root: Path
+    _lock: int
+
+    @property
+    def objects(self) -> Path:
+        return self.path / "objects"
+
+    def parts(self) -> int:
+        """Among how many the limit is divided."""
+        return 1 + len(list(_sub_directories(self._root)))
+
+    def remove_unused(self) -> None:
+        """Remove the sub-directories of mounts that are no more; the first mount alone does it."""
+        if self.path == self._root:
+            for path in _sub_directories(self._root):
+                _remove_unused(path)
+
+    def close(self) -> None:
+        """Say that the end was orderly, and let others have the directory."""
+        with suppress(OSError):
+            (self.path / "clean").touch(mode=0o600)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let others have the directory, as a process does that dies."""
+        os.close(self.at)
+        os.close(self._lock)
+
+
+def lock_directory(root: Path) -> CacheDirectory:
+    """The directory itself or, when another process has it, the first free mount-N in it. Raises OSError."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in (root, *(root / f"mount-{number}" for number in range(2, _MAX_MOUNTS + 1))):
+        lock = _lock(path)
+        if lock is not None:
+            try:
+                return _opened(root, path, lock)
+            except OSError:
+                os.close(lock)
+                raise
+    raise BlockingIOError(f"{_MAX_MOUNTS} processes use {root}")
+
+
+def _opened(root: Path, path: Path, lock: int) -> CacheDirectory:
+    clean = _prepare(path)
+    at = os.open(path / "objects", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    return CacheDirectory(path, clean, at, root, lock)
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a directory; None when another process has it. Raises OSError."""
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    fd = _open_lock(path / "lock")
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between open and lock the first mount may have removed the directory: then this lock is worth nothing.
+        if os.path.samestat(os.fstat(fd), os.stat(path / "lock")):
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError:
+        # Of a file system that has become read-only the cache can still be read.
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _prepare(path: Path) -> bool:
+    """Make the directory ready for use; whether it was left in good order."""
+    objects = path / "objects"
+    with suppress(FileExistsError):
+        objects.mkdir(mode=0o700)
+    _check_owner(objects)
+    version = path / "version"
+    if not version.exists() or version.read_text() != FORMAT_TEXT:
+        _start_anew(objects, version)
+    clean = (path / "clean").exists()
+    with suppress(OSError):
+        (path / "clean").unlink(missing_ok=True)
+    return clean
+
+
+def _check_owner(objects: Path) -> None:
+    """What is verified once is believed as long as the process runs, so nobody else may write there."""
+    state = objects.lstat()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o022:
+        raise PermissionError(f"{objects} can be written by others")
+
+
+def _start_anew(objects: Path, version: Path) -> None:
+    for path in _files(objects):
+        path.unlink()
+    version.write_text(FORMAT_TEXT)
+
+
+def _files(objects: Path) -> Iterator[Path]:
+    return (path for path in objects.glob("[0-9a-f][0-9a-f]/*") if _NAME.fullmatch(path.name.removesuffix(".new")))
+
+
+def _sub_directories(root: Path) -> Iterator[Path]:
+    with suppress(OSError):
+        yield from (Path(entry.path) for entry in os.scandir(root) if _SUB_DIRECTORY.fullmatch(entry.name))
+
+
+def _remove_unused(path: Path) -> None:
+    try:
+        lock = _lock(path)
+        if lock is not None:
+            # The lock file goes while it is locked, so that who waits for it sees that it is no longer the one.
+            shutil.rmtree(path)
+            os.close(lock)
+    except OSError as error:
+        logger.info("cache of a former mount in %s stays: %s", path, error)
+
+
+def scan(objects: Path) -> list[Record]:
+    """The records of all files, the least recently used first as far as the file system knows. Raises OSError."""
+    found = [each for number in range(256) for each in _scan_part(objects / f"{number:02x}")]
+    found.sort(key=lambda pair: pair[0])
+    return [record for _, record in found]
+
+
+def _scan_part(directory: Path) -> Iterator[tuple[int, Record]]:
+    if not directory.is_dir():
+        return
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                state = entry.stat(follow_symlinks=False)
+                used = max(state.st_atime_ns, state.st_mtime_ns)
+                yield used, Record(ObjectId(bytes.fromhex(entry.name)), state.st_blocks * 512)
+            elif entry.name.endswith(".new"):
+                # Left behind by a process that died.
+                with suppress(OSError):
+                    os.unlink(entry.path)

@@ -1,0 +1,524 @@
+"""Which channels to be joined to, and what has come in them.
+
+A node that is wanted goes through these states::
+
+              want                 batch made                symbols suffice           accept
+    (none) ---------> QUEUED --------------------> JOINED --------------------> DONE ----------> (none)
+                        ^  silence: leave, queue again |                          | reject (wrong hash)
+                        +------------------------------+<-------------------------+
+    `unwant`, or the deadline, ends it in any state; a channel that was joined is then left.
+
+Flow control: never more is joined than the receive buffer takes, nor more than `max_groups` channels. Changes of
+membership are made in batches (batches.py); the channels of an origin (a share) that has gone silent hold only a few
+places, so that a dead share cannot take those of a live one.
+
+Everything is sans-IO: datagrams and `now` go in; changes of membership, assembled nodes and failures come out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+
+from mcfs.fetch.assemble import Assembly
+from mcfs.fetch.batches import TICK, BatchBucket
+from mcfs.protocol import fec, wire
+from mcfs.protocol.errors import BadDatagram, BadNode, Gone, NotAvailable, TimedOut
+from mcfs.protocol.ids import Group, Host, Node
+
+DEFAULT_MAX_GROUPS: Final = 64
+"""Switches hold few groups, and the kernel walks the list for each packet (4.5 us at 100)."""
+MAX_SOURCES: Final = 4
+"""Source addresses whose symbols of one node are kept apart: the server's and a few that lie."""
+SILENCE: Final = 0.5
+"""Seconds without a symbol from an origin after which its channels are joined anew; doubles to MAX_SILENCE."""
+MAX_SILENCE: Final = 3.0
+NODE_SILENCE: Final = 2.0
+"""The same for one node while its origin is heard: longer than a full queue of 64 MiB at 1 Gbit/s; doubles."""
+MAX_NODE_SILENCE: Final = 16.0
+SILENT_PLACES: Final = 4
+"""Channels that an origin which was not heard for SILENCE may hold."""
+PENALTY: Final = 0.5
+"""Seconds that a source is set aside for after a node of it failed; doubles to MAX_PENALTY."""
+MAX_PENALTY: Final = 60.0
+MAX_PENALISED: Final = 256
+WINDOW_SECONDS: Final = 1.75 * (TICK + 0.015)
+"""What should be in flight: 1.5 to 2 times the way there and back (tick, report delay)."""
+MIN_WINDOW: Final = 4 << 20
+MAX_WINDOW: Final = 64 << 20
+RATE_INTERVAL: Final = 0.05
+RATE_WEIGHT: Final = 0.3
+
+
+class State(Enum):
+    QUEUED = 0
+    JOINED = 1
+    DONE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    timeout: float = 30.0
+    """Seconds of silence after which a node fails."""
+    max_wait: float = 300.0
+    """Seconds after which it fails whatever was heard."""
+    max_groups: int = DEFAULT_MAX_GROUPS
+    max_bytes: int = 16 << 20
+    """Bytes joined and not yet received: half of the receive buffer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Memberships to change now, together; leaves first."""
+
+    joins: tuple[Group, ...]
+    leaves: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """Symbols sufficed; answer with `accept` or `reject` once the hash is known."""
+
+    node: Node
+    data: memoryview
+    source: Host
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    node: Node
+    error: NotAvailable | BadNode
+
+
+Event = Assembled | Failed
+
+
+@dataclass(slots=True, eq=False)
+class _Origin:
+    """A share, as far as fetching goes."""
+
+    nodes: int = 0
+    joined: int = 0
+    name: bytes = b""
+    last_heard: float = float("-inf")
+    silence: float = SILENCE
+    active_since: float = 0.0
+
+    def quiet_since(self) -> float:
+        return max(self.last_heard, self.active_since)
+
+
+@dataclass(slots=True, eq=False)
+class _Fetch:
+    node: Node
+    group: Group
+    origin: _Origin
+    urgent: bool
+    wanted_at: float
+    length: int
+    state: State = State.QUEUED
+    joined_at: float = 0.0
+    last_new: float = float("-inf")
+    patience: float = NODE_SILENCE
+    not_before: float = float("-inf")
+    assemblies: dict[Host, Assembly] = field(default_factory=dict)
+    missing: int = 0
+
+
+@dataclass(slots=True)
+class FetchCounters:
+    symbols: int = 0
+    duplicates: int = 0
+    bad_datagrams: int = 0
+    foreign_datagrams: int = 0
+    rejoins: int = 0
+    failed_nodes: int = 0
+    batches: int = 0
+
+
+class Fetcher:
+    """All channels of one client. Groups are at one scope; the caller computes them."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.counters = FetchCounters()
+        self.limits = limits
+        self.rate = _Rate()
+        self._fetches: dict[Group, _Fetch] = {}
+        self._by_node: dict[Node, _Fetch] = {}
+        self._urgent: dict[_Fetch, None] = {}
+        self._queue: dict[_Fetch, None] = {}
+        self._joined: set[Group] = set()
+        self._leaves: dict[Group, float] = {}
+        self._held: dict[Group, None] = {}
+        self._outstanding = 0
+        self._bucket = BatchBucket()
+        self._origins: dict[bytes, _Origin] = {}
+        self._events: deque[Event] = deque()
+        self._penalties: dict[Host, tuple[float, float]] = {}
+        self._checked = float("-inf")
+
+    # --- what is wanted ---
+
+    def want(self, node: Node, group: Group, origin: bytes, *, urgent: bool, now: float) -> None:
+        """Fetch a node; wanting it again may make it urgent."""
+        fetch = self._by_node.get(node)
+        if fetch is None:
+            fetch = self._new_fetch(node, group, origin, urgent, now)
+        elif urgent and not fetch.urgent:
+            fetch.urgent, fetch.wanted_at = True, now
+            if fetch.state is State.QUEUED:
+                self._queue.pop(fetch, None)
+                self._urgent[fetch] = None
+
+    def unwant(self, node: Node, *, now: float) -> None:
+        fetch = self._by_node.get(node)
+        if fetch is not None:
+            self._end(fetch, now)
+
+    def wants(self, node: Node) -> bool:
+        return node in self._by_node
+
+    def hold(self, group: Group) -> None:
+        """Stay joined to a control channel, beside the cap."""
+        self._held[group] = None
+
+    def release(self, group: Group, *, now: float) -> None:
+        if self._held.pop(group, 0) is None and group in self._joined:
+            self._leave(group, now)
+
+    def rejoin(self, group: Group, *, now: float) -> None:
+        """Leave a held channel and join it again, which repeats the report."""
+        if group in self._held and group in self._joined:
+            self._leave(group, now)
+
+    @property
+    def window(self) -> int:
+        """Bytes that a sequential reader should keep asked for."""
+        return int(min(MAX_WINDOW, max(MIN_WINDOW, self.rate.bytes_per_second * WINDOW_SECONDS)))
+
+    @property
+    def groups(self) -> int:
+        return len(self._joined)
+
+    def last_heard(self, origin: bytes) -> float:
+        """When a new symbol of this origin came last."""
+        known = self._origins.get(origin)
+        return known.last_heard if known is not None else float("-inf")
+
+    def origin_of(self, group: Group) -> bytes | None:
+        """The origin of the node that this channel carries, if it is wanted."""
+        fetch = self._fetches.get(group)
+        return fetch.origin.name if fetch is not None else None
+
+    # --- what comes ---
+
+    def receive(self, group: Group, source: Host, datagrams: fec.Symbols, *, now: float) -> bytes | None:
+        """Datagrams uint8[n, size] that came in one channel from one source. Returns the body of a `gone`, if it is
+        one: the caller checks its signature and then calls `gone`."""
+        fetch = self._fetches.get(group)
+        if fetch is None:
+            self.counters.foreign_datagrams += len(datagrams)
+            return None
+        if datagrams.shape[1] > 1 and datagrams[0, 1] == wire.GONE:
+            return bytes(datagrams[0])
+        try:
+            run = wire.symbol_run_untrusted(datagrams, fetch.length)
+        except BadDatagram:
+            self.counters.bad_datagrams += len(datagrams)
+            return None
+        self.counters.bad_datagrams += len(datagrams) - len(run.esis)
+        self._symbols(fetch, source, run, now)
+        return None
+
+    def gone(self, group: Group, *, now: float) -> None:
+        fetch = self._fetches.get(group)
+        if fetch is not None:
+            self._fail(fetch, Gone(f"block {fetch.node.index} is no longer served"), now)
+
+    def accept(self, node: Node, *, now: float) -> None:
+        """The assembled bytes were right."""
+        self.unwant(node, now=now)
+
+    def reject(self, node: Node, source: Host, *, now: float) -> None:
+        """The assembled bytes were wrong: set their source aside and fetch the node again."""
+        self.counters.failed_nodes += 1
+        self._penalise(source, now)
+        fetch = self._by_node.get(node)
+        if fetch is None:
+            return
+        fetch.assemblies.clear()
+        if fetch.state is State.DONE:
+            self._requeue(fetch)
+            fetch.not_before = now + TICK
+
+    def events(self) -> Iterator[Event]:
+        while self._events:
+            yield self._events.popleft()
+
+    # --- membership ---
+
+    def changes(self, *, now: float) -> Changes | None:
+        """The batch to make now, if there is one and its time has come."""
+        if not self._change_due(now) or not self._bucket.take(now):
+            return None
+        leaves = tuple(self._leaves)
+        self._joined.difference_update(leaves)
+        left = set(leaves)
+        self._leaves.clear()
+        joins = [g for g in self._held if g not in self._joined and g not in left]
+        joins += [self._join(fetch, now) for fetch in self._admitted(now, left)]
+        self._joined.update(joins)
+        self.counters.batches += 1
+        return Changes(tuple(joins), leaves)
+
+    def refused(self, group: Group, *, now: float) -> None:
+        """The kernel would not join this group."""
+        self._joined.discard(group)
+        fetch = self._fetches.get(group)
+        if fetch is not None and fetch.state is State.JOINED:
+            self._unjoin(fetch)
+            self._requeue(fetch)
+            fetch.not_before = now + SILENCE
+
+    # --- time ---
+
+    def next_timeout(self, *, now: float) -> float | None:
+        """When `handle_timeout` or `changes` has something to do."""
+        times = []
+        if self._by_node:
+            times.append(max(now, self._checked + TICK))
+        if self._leaves or any(g not in self._joined for g in self._held):
+            times.append(self._change_at(now))
+        elif self._urgent or self._queue:
+            times.append(self._bucket.ready_at(now))
+        return min(times, default=None)
+
+    def handle_timeout(self, *, now: float) -> None:
+        """Deadlines and silence; looks at all fetches at most once a tick."""
+        if now < self._checked + TICK:
+            return
+        self._checked = now
+        self.rate.idle(now)
+        for fetch in list(self._by_node.values()):
+            self._check_deadline(fetch, now)
+        for origin in list(self._origins.values()):
+            self._check_silence(origin, now)
+        for fetch in list(self._by_node.values()):
+            self._check_node_silence(fetch, now)
+
+    # --- inside: life of a fetch ---
+
+    def _new_fetch(self, node: Node, group: Group, origin: bytes, urgent: bool, now: float) -> _Fetch:
+        known = self._origins.setdefault(origin, _Origin(name=origin))
+        if known.nodes == 0:
+            known.active_since = now
+            known.silence = SILENCE
+        known.nodes += 1
+        fetch = _Fetch(node, group, known, urgent, now, node.size)
+        self._fetches[group] = self._by_node[node] = fetch
+        self._requeue(fetch)
+        return fetch
+
+    def _requeue(self, fetch: _Fetch) -> None:
+        fetch.state = State.QUEUED
+        (self._urgent if fetch.urgent else self._queue)[fetch] = None
+
+    def _join(self, fetch: _Fetch, now: float) -> Group:
+        self._urgent.pop(fetch, None)
+        self._queue.pop(fetch, None)
+        fetch.state, fetch.joined_at = State.JOINED, now
+        if fetch.origin.joined == 0 and fetch.origin.last_heard < now - SILENCE:
+            fetch.origin.active_since = now
+        fetch.origin.joined += 1
+        fetch.missing = min((a.missing for a in fetch.assemblies.values()), default=fetch.length)
+        self._outstanding += fetch.missing
+        return fetch.group
+
+    def _unjoin(self, fetch: _Fetch) -> None:
+        fetch.origin.joined -= 1
+        self._outstanding -= fetch.missing
+        fetch.missing = 0
+
+    def _leave(self, group: Group, now: float) -> None:
+        self._leaves.setdefault(group, now)
+
+    def _end(self, fetch: _Fetch, now: float) -> None:
+        if fetch.state is State.JOINED:
+            self._unjoin(fetch)
+            self._leave(fetch.group, now)
+        self._urgent.pop(fetch, None)
+        self._queue.pop(fetch, None)
+        del self._fetches[fetch.group], self._by_node[fetch.node]
+        fetch.origin.nodes -= 1
+        if fetch.origin.nodes == 0 and len(self._origins) > 1024:
+            self._origins = {name: o for name, o in self._origins.items() if o.nodes}
+
+    def _fail(self, fetch: _Fetch, error: NotAvailable, now: float) -> None:
+        self._end(fetch, now)
+        self._events.append(Failed(fetch.node, error))
+
+    def _symbols(self, fetch: _Fetch, source: Host, run: wire.SymbolRun, now: float) -> None:
+        if fetch.state is State.DONE or self._set_aside(source, now):
+            return
+        assembly = self._assembly(fetch, source, run.symbols.shape[1])
+        if assembly is None:
+            return
+        new = assembly.add(run)
+        self.counters.symbols += len(run.esis)
+        self.counters.duplicates += len(run.esis) - new
+        if not new:
+            return
+        self._progress(fetch, new * assembly.t, now)
+        if fetch.state is State.JOINED:
+            missing = min(fetch.missing, assembly.missing)
+            self._outstanding -= fetch.missing - missing
+            fetch.missing = missing
+        data = assembly.data()
+        if data is not None:
+            self._done(fetch, data, source, now)
+
+    def _progress(self, fetch: _Fetch, nbytes: int, now: float) -> None:
+        fetch.last_new = fetch.origin.last_heard = now
+        fetch.origin.silence, fetch.patience = SILENCE, NODE_SILENCE
+        self.rate.add(nbytes, now)
+
+    def _done(self, fetch: _Fetch, data: memoryview, source: Host, now: float) -> None:
+        if fetch.state is State.JOINED:
+            self._unjoin(fetch)
+            self._leave(fetch.group, now)
+        self._urgent.pop(fetch, None)
+        self._queue.pop(fetch, None)
+        fetch.state = State.DONE
+        self._events.append(Assembled(fetch.node, data, source))
+
+    def _assembly(self, fetch: _Fetch, source: Host, t: int) -> Assembly | None:
+        assembly = fetch.assemblies.get(source)
+        if assembly is not None and assembly.t == t:
+            return assembly
+        if t != fec.symbol_size(fetch.length, t) or (assembly is None and len(fetch.assemblies) >= MAX_SOURCES):
+            self.counters.bad_datagrams += 1
+            return None
+        fetch.assemblies[source] = Assembly(fetch.length, t)
+        return fetch.assemblies[source]
+
+    # --- inside: membership ---
+
+    def _change_due(self, now: float) -> bool:
+        if any(g not in self._joined for g in self._held):
+            return True
+        if self._leaves and now >= min(self._leaves.values()) + TICK:
+            return True
+        return any(True for _ in self._admitted(now, set(self._leaves)))
+
+    def _change_at(self, now: float) -> float:
+        waits = [t + TICK for t in self._leaves.values()] if not any(g not in self._joined for g in self._held) else []
+        if (self._urgent or self._queue) and waits:
+            waits.append(now)
+        return max(self._bucket.ready_at(now), min(waits, default=now))
+
+    def _admitted(self, now: float, left: set[Group]) -> Iterator[_Fetch]:
+        """Queued fetches that may be joined now, urgent ones first.
+
+        A channel that is being left in this very batch has to wait for the next one: only then is it reported anew.
+        """
+        places = self.limits.max_groups - (len(self._joined - left) - sum(g in self._joined for g in self._held))
+        room = self.limits.max_bytes - self._outstanding
+        taken: dict[_Origin, int] = {}
+        for fetch in (*self._urgent, *self._queue):
+            if places <= 0:
+                return
+            if fetch.group in left or fetch.group in self._joined or fetch.not_before > now:
+                continue
+            mine = fetch.origin.joined + taken.get(fetch.origin, 0)
+            if self._is_silent(fetch.origin, now) and mine >= SILENT_PLACES:
+                continue
+            if fetch.length > room and (room < self.limits.max_bytes or taken):
+                return
+            places, room = places - 1, room - fetch.length
+            taken[fetch.origin] = taken.get(fetch.origin, 0) + 1
+            yield fetch
+
+    @staticmethod
+    def _is_silent(origin: _Origin, now: float) -> bool:
+        return origin.joined > 0 and now - origin.quiet_since() > SILENCE
+
+    # --- inside: deadlines ---
+
+    def _check_deadline(self, fetch: _Fetch, now: float) -> None:
+        if fetch.state is State.DONE:
+            return
+        heard = fetch.last_new
+        if fetch.state is State.QUEUED:  # it waits for others of its origin, which do arrive
+            heard = max(heard, fetch.origin.last_heard)
+        if now - max(heard, fetch.wanted_at) > self.limits.timeout:
+            self._fail(fetch, TimedOut(f"nothing heard for {self.limits.timeout:g} s"), now)
+        elif now - fetch.wanted_at > self.limits.max_wait:
+            self._fail(fetch, TimedOut(f"not complete after {self.limits.max_wait:g} s"), now)
+
+    def _check_silence(self, origin: _Origin, now: float) -> None:
+        """Nothing at all of the origin: leave, wait a tick, join again, a few channels at a time."""
+        if not origin.joined or now - origin.quiet_since() < origin.silence:
+            return
+        origin.active_since = now
+        origin.silence = min(MAX_SILENCE, origin.silence * 2)
+        for fetch in self._by_node.values():
+            if fetch.origin is origin and fetch.state is State.JOINED:
+                self._rejoin(fetch, now)
+
+    def _check_node_silence(self, fetch: _Fetch, now: float) -> None:
+        if fetch.state is not State.JOINED or now - max(fetch.last_new, fetch.joined_at) < fetch.patience:
+            return
+        fetch.patience = min(MAX_NODE_SILENCE, fetch.patience * 2)
+        self._rejoin(fetch, now)
+
+    def _rejoin(self, fetch: _Fetch, now: float) -> None:
+        self.counters.rejoins += 1
+        self._unjoin(fetch)
+        self._leave(fetch.group, now)
+        self._requeue(fetch)
+
+    # --- inside: sources ---
+
+    def _penalise(self, source: Host, now: float) -> None:
+        _, pause = self._penalties.get(source, (now, PENALTY / 2))
+        pause = min(MAX_PENALTY, pause * 2)
+        if len(self._penalties) >= MAX_PENALISED:
+            self._penalties.pop(next(iter(self._penalties)))
+        self._penalties[source] = (now + pause, pause)
+
+    def _set_aside(self, source: Host, now: float) -> bool:
+        return bool(self._penalties) and now < self._penalties.get(source, (now, 0.0))[0]
+
+
+class _Rate:
+    """Bytes per second that arrive while something is under way, smoothed."""
+
+    def __init__(self) -> None:
+        self.bytes_per_second = 0.0
+        self._since: float | None = None
+        self._bytes = 0
+
+    def add(self, nbytes: int, now: float) -> None:
+        if self._since is None:
+            self._since = now
+        self._bytes += nbytes
+        elapsed = now - self._since
+        if elapsed >= RATE_INTERVAL:
+            self._mix(self._bytes / elapsed, now)
+
+    def idle(self, now: float) -> None:
+        """A pause says nothing about the link: forget the interval that it falls into."""
+        if self._since is not None and now - self._since > 4 * RATE_INTERVAL:
+            self._since, self._bytes = None, 0
+
+    def _mix(self, rate: float, now: float) -> None:
+        weight = RATE_WEIGHT if self.bytes_per_second else 1.0
+        self.bytes_per_second += weight * (rate - self.bytes_per_second)
+        self._since, self._bytes = now, 0
+
+
+__all__ = ["Assembled", "Changes", "Event", "Failed", "Fetcher", "Limits"]

@@ -1,0 +1,345 @@
+"""Verified nodes: from memory, from the disk cache, or fetched; never handed out before their hash was checked.
+
+To verify a block its hash must be known, which stands in a page, whose hash stands in a page, up to the object's top
+hash. Pages and the block are asked for in the same batch; whatever comes first waits for the other.
+
+Sans-IO: reading the disk cache and writing it are asked for (`loads`, `stores`) and done by the caller in threads.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from mcfs.fetch.fetcher import Assembled, Failed, Fetcher
+from mcfs.protocol import merkle
+from mcfs.protocol.addressing import Addresser, addresser_of, node_group
+from mcfs.protocol.errors import BadNode, NotAvailable, ShareDown
+from mcfs.protocol.ids import Digest, Group, Node, ObjectRef
+from mcfs.protocol.merkle import Buffer
+
+MEMORY_BYTES: Final = 64 << 20
+"""Verified blocks kept in memory: what the kernel asks for in pieces, and what read-ahead has brought."""
+PAGES_IN_MEMORY: Final = 256
+"""8 MiB of hash pages: those of 256 GiB at the default block size."""
+MAX_ADDRESSERS: Final = 1024
+MAX_UNWRITTEN: Final = 128 << 20
+"""Bytes waiting for the cache's writer. Past this blocks are handed out but not kept: the disk is slower than the
+network, and readers matter more."""
+MAX_REJECTIONS: Final = 8
+"""Wrong assemblies of one node, from sources set aside ever longer, after which its readers get an error."""
+
+
+class NodeCache(Protocol):
+    """What is asked of the cache on disk without waiting."""
+
+    def has(self, node: Node) -> bool: ...
+
+    def load(self, node: Node) -> memoryview | None: ...
+
+    def drop(self, node: Node) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    node: Node
+    data: Buffer
+
+
+Event = Ready | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Read this node from the cache and check it: answer with `loaded`."""
+
+    node: Node
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Write this node to the cache: answer with `stored`. `hole` says that it is all zeros."""
+
+    node: Node
+    data: Buffer
+    hole: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    node: Node
+    origin: bytes
+    urgent: bool
+    loading: bool = False
+    rejections: int = 0
+    unverified: Assembled | None = None
+    children: set[Node] = field(default_factory=set)
+    """Nodes that wait for this page."""
+
+
+class NodeTree:
+    """All nodes of all objects that one client reads."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        cache: NodeCache,
+        scope: int,
+        *,
+        is_down: Callable[[bytes], bool],
+        pace: Callable[[bytes], int],
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
+        """`is_down` says of an origin that asking it is in vain now, `pace` which of its pace classes fits us."""
+        self._is_down = is_down
+        self._pace = pace
+        self._fetcher = fetcher
+        self._cache = cache
+        self._scope = scope
+        self._pending: dict[Node, _Pending] = {}
+        self._memory = _Memory(memory_bytes)
+        self._pages: OrderedDict[Node, bytes] = OrderedDict()
+        self._addressers: OrderedDict[ObjectRef, Addresser] = OrderedDict()
+        self._events: deque[Event] = deque()
+        self._loads: deque[Load] = deque()
+        self._stores: deque[Store] = deque()
+        self._unwritten = 0
+
+    # --- asking ---
+
+    def request(self, node: Node, origin: bytes, *, urgent: bool, now: float) -> Buffer | None:
+        """The node's bytes if they are in memory; else None, and a Ready or Failed event follows."""
+        data = self._in_memory(node)
+        if data is not None:
+            return data
+        pending = self._pending.get(node)
+        if pending is None:
+            pending = self._pending[node] = _Pending(node, origin, urgent)
+        elif not urgent or pending.urgent:
+            return None
+        pending.urgent = pending.urgent or urgent
+        self._pursue(pending, now)
+        return self._in_memory(node)
+
+    def cancel(self, node: Node, *, now: float) -> None:
+        """Nobody waits for the node any more. What has come of it is lost."""
+        pending = self._pending.pop(node, None)
+        if pending is None:
+            return
+        self._fetcher.unwant(node, now=now)
+        parent = node.parent()
+        waiting = self._pending.get(parent) if parent else None
+        if waiting is not None:
+            waiting.children.discard(node)
+
+    def is_pending(self, node: Node) -> bool:
+        return node in self._pending
+
+    def holds(self, node: Node) -> bool:
+        """Whether the node is in memory or in the cache on disk."""
+        return node in self._memory or self._cache.has(node)
+
+    @property
+    def congested(self) -> bool:
+        """The disk is behind: read-ahead should wait."""
+        return self._unwritten > MAX_UNWRITTEN // 2
+
+    def group(self, node: Node, pace: int) -> Group:
+        """The channel of a node in a pace class."""
+        ref = node.object
+        addresser = self._addressers.get(ref)
+        if addresser is None:
+            addresser = self._addressers[ref] = addresser_of(ref)
+            if len(self._addressers) > MAX_ADDRESSERS:
+                self._addressers.popitem(last=False)
+        return node_group(node, pace, addresser, self._scope)
+
+    # --- what comes ---
+
+    def assembled(self, event: Assembled, *, now: float) -> None:
+        pending = self._pending.get(event.node)
+        if pending is None:
+            self._fetcher.unwant(event.node, now=now)
+            return
+        digest = self._digest(event.node)
+        if digest is None:
+            pending.unverified = event
+            self._pursue(pending, now)
+            return
+        self._verify(pending, event, digest, now)
+
+    def failed(self, event: Failed, *, now: float) -> None:
+        pending = self._pending.get(event.node)
+        if pending is not None:
+            self._fail(pending, event.error, now)
+
+    def loaded(self, node: Node, data: Buffer | None, *, now: float) -> None:
+        """A node was read from the cache and was right; None if it was not."""
+        pending = self._pending.get(node)
+        if pending is None:
+            return
+        pending.loading = False
+        if data is None:
+            self._cache.drop(node)
+            self._fetch(pending, now)
+        else:
+            self._finish(pending, data, now)
+
+    def stored(self, store: Store) -> None:
+        self._unwritten -= len(store.data)
+
+    def events(self) -> Iterator[Event]:
+        while self._events:
+            yield self._events.popleft()
+
+    def loads(self) -> Iterator[Load]:
+        while self._loads:
+            yield self._loads.popleft()
+
+    def stores(self) -> Iterator[Store]:
+        while self._stores:
+            yield self._stores.popleft()
+
+    # --- inside ---
+
+    def _in_memory(self, node: Node) -> Buffer | None:
+        return self._pages.get(node) if node.level else self._memory.get(node)
+
+    def _pursue(self, pending: _Pending, now: float) -> None:
+        node = pending.node
+        digest = self._digest(node)
+        if digest is None:
+            self._ask_for_parent(pending, now)
+            if node in self._pending and pending.unverified is None and not self._cache.has(node):
+                self._fetch(pending, now)
+        elif pending.unverified is not None:
+            self._verify(pending, pending.unverified, digest, now)
+        elif merkle.is_zero_leaf(node, digest):
+            self._store(node, bytes(node.size), hole=True)
+            self._finish(pending, bytes(node.size), now)
+        elif self._cache.has(node):
+            if not pending.loading:
+                pending.loading = True
+                self._loads.append(Load(node, digest))
+        else:
+            self._fetch(pending, now)
+
+    def _fetch(self, pending: _Pending, now: float) -> None:
+        node, origin = pending.node, pending.origin
+        if self._is_down(origin):
+            self._fail(pending, ShareDown("nothing is heard of the share"), now)
+            return
+        group = self.group(node, self._pace(origin))
+        self._fetcher.want(node, group, origin, urgent=pending.urgent or node.level > 0, now=now)
+
+    def _ask_for_parent(self, pending: _Pending, now: float) -> None:
+        parent = pending.node.parent()
+        assert parent is not None, "the digest of a top node is always known"
+        waiting = self._pending.get(parent)
+        if waiting is None:
+            waiting = self._pending[parent] = _Pending(parent, pending.origin, urgent=True)
+            waiting.children.add(pending.node)
+            self._pursue(waiting, now)
+        else:
+            waiting.children.add(pending.node)
+
+    def _digest(self, node: Node) -> Digest | None:
+        """The hash that the node must have, if the pages up to the top are known."""
+        parent = node.parent()
+        if parent is None:
+            return node.object.top
+        page = self._page(parent)
+        return None if page is None else merkle.child_hash(page, node.index)
+
+    def _page(self, node: Node) -> bytes | None:
+        page = self._pages.get(node)
+        if page is not None:
+            self._pages.move_to_end(node)
+            return page
+        digest = self._digest(node) if self._cache.has(node) else None
+        data = self._cache.load(node) if digest is not None else None
+        if data is None or digest is None:
+            return None
+        try:
+            merkle.verify_node(node, data, digest)
+        except BadNode:
+            self._cache.drop(node)
+            return None
+        return self._keep_page(node, data)
+
+    def _keep_page(self, node: Node, data: Buffer) -> bytes:
+        page = self._pages[node] = bytes(data)
+        if len(self._pages) > PAGES_IN_MEMORY:
+            self._pages.popitem(last=False)
+        return page
+
+    def _verify(self, pending: _Pending, event: Assembled, digest: Digest, now: float) -> None:
+        pending.unverified = None
+        try:
+            merkle.verify_node(event.node, event.data, digest)
+        except BadNode as error:
+            pending.rejections += 1
+            self._fetcher.reject(event.node, event.source, now=now)
+            if pending.rejections >= MAX_REJECTIONS:
+                self._fail(pending, error, now)
+            return
+        self._fetcher.accept(event.node, now=now)
+        self._store(event.node, event.data)
+        self._finish(pending, event.data, now)
+
+    def _store(self, node: Node, data: Buffer, *, hole: bool = False) -> None:
+        if self._unwritten + len(data) <= MAX_UNWRITTEN:
+            self._unwritten += len(data)
+            self._stores.append(Store(node, data, hole))
+
+    def _finish(self, pending: _Pending, data: Buffer, now: float) -> None:
+        node = pending.node
+        del self._pending[node]
+        self._fetcher.unwant(node, now=now)
+        if node.level:
+            self._keep_page(node, data)
+        else:
+            self._memory.put(node, data)
+        self._events.append(Ready(node, data))
+        for child in pending.children:
+            waiting = self._pending.get(child)
+            if waiting is not None:
+                self._pursue(waiting, now)
+
+    def _fail(self, pending: _Pending, error: NotAvailable | BadNode, now: float) -> None:
+        self._pending.pop(pending.node, None)
+        self._fetcher.unwant(pending.node, now=now)
+        self._events.append(Failed(pending.node, error))
+        for child in pending.children:
+            waiting = self._pending.get(child)
+            if waiting is not None:
+                self._fail(waiting, error, now)
+
+
+class _Memory:
+    """Verified blocks, least recently used first, bounded by bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._blocks: OrderedDict[Node, Buffer] = OrderedDict()
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._blocks
+
+    def get(self, node: Node) -> Buffer | None:
+        block = self._blocks.get(node)
+        if block is not None:
+            self._blocks.move_to_end(node)
+        return block
+
+    def put(self, node: Node, block: Buffer) -> None:
+        previous = self._blocks.pop(node, None)
+        self._bytes += len(block) - (len(previous) if previous is not None else 0)
+        self._blocks[node] = block
+        while self._bytes > self._max_bytes and len(self._blocks) > 1:
+            _, oldest = self._blocks.popitem(last=False)
+            self._bytes -= len(oldest)

@@ -1,0 +1,92 @@
+"""What a reader will want next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Final
+
+from mcfs.protocol.catalog import Extent, FileEntry
+from mcfs.protocol.ids import Node
+
+FOLLOW: Final = 4
+"""A file opened within this many places after the last one counts as "next": tools skip some (links, empty files)."""
+TRUST: Final = 2
+"""Files opened one after the other until following ones are fetched ahead with the whole window."""
+MAX_FILES_AHEAD: Final = 512
+
+
+def blocks(extent: Extent, offset: int, length: int) -> range:
+    """Indexes of the blocks of the extent's object that hold bytes [offset, offset + length) of the extent."""
+    size = extent.object.block_size
+    start = extent.offset + offset
+    return range(start // size, -(-(start + length) // size)) if length > 0 else range(0)
+
+
+class ReadPlan:
+    """Read-ahead within one open file: none for random reads, the whole window for sequential ones."""
+
+    __slots__ = ("_expected", "_extent", "_first", "_streak")
+
+    def __init__(self, extent: Extent) -> None:
+        self._extent = extent
+        self._expected = 0
+        self._streak = 0
+        self._first = True
+
+    def advance(self, offset: int, length: int, window: int) -> range:
+        """A read is made; returns the blocks to fetch ahead, those of the read itself not included.
+
+        The kernel sends the pieces of its own read-ahead in any order, so "sequential" allows for a window.
+        """
+        size = self._extent.object.block_size
+        near = -4 * size <= offset - self._expected <= 8 * size
+        self._streak = self._streak + 1 if near else 0
+        self._expected = max(self._expected, offset + length) if near else offset + length
+        if self._streak < 1 or (self._first and offset):
+            self._first = False
+            return range(0)
+        self._first = False
+        end = min(self._extent.length, self._expected + window)
+        ahead = blocks(self._extent, 0, end)
+        return range(blocks(self._extent, offset, length).stop, ahead.stop) if ahead else range(0)
+
+    def left_after(self, offset: int) -> int:
+        """Bytes of the file behind this offset."""
+        return max(0, self._extent.length - offset)
+
+
+class TreeFollower:
+    """Notices that somebody copies a whole tree, file after file, and says what comes next."""
+
+    def __init__(self) -> None:
+        self._expected: list[FileEntry] = []
+        self._streak = 0
+
+    def opened(self, entry: FileEntry, upcoming: Iterable[FileEntry], window: int) -> list[Node]:
+        """A file was opened. Returns blocks of the files behind it to fetch ahead, at most `window` bytes."""
+        follows = any(entry is e or entry == e for e in self._expected[:FOLLOW])
+        self._streak = min(TRUST, self._streak + 1) if follows else 0
+        ahead = islice(upcoming, MAX_FILES_AHEAD)
+        self._expected = list(islice(ahead, FOLLOW))
+        if self._streak == 0:
+            return []
+        budget = window if self._streak >= TRUST else window // 4
+        return list(_blocks_of([*self._expected, *ahead], budget))
+
+
+def _blocks_of(files: Iterable[FileEntry], budget: int) -> Iterator[Node]:
+    """Blocks of these files, each once, until they are `budget` bytes."""
+    seen: set[Node] = set()
+    for entry in files:
+        if entry.extent is None:
+            continue
+        for index in blocks(entry.extent, 0, min(entry.extent.length, budget)):
+            node = Node(entry.extent.object, 0, index)
+            if node in seen:
+                continue
+            seen.add(node)
+            budget -= node.size
+            yield node
+            if budget <= 0:
+                return

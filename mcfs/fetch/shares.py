@@ -1,0 +1,66 @@
+"""The shares that were heard of, and whether they are still there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from mcfs.protocol.announce import Announcement
+
+MAX_SHARES: Final = 4096
+"""Shares of one link, a few hundred bytes each."""
+
+
+@dataclass(slots=True)
+class Share:
+    announcement: Announcement
+    last_heard: float
+    interfaces: dict[int, float] = field(default_factory=dict)
+    """Indexes of the interfaces on which it was heard, and when."""
+
+
+class ShareTable:
+    """Newest announcement of each share. A share belongs to the publisher that was first heard of under its name."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._shares: dict[bytes, Share] = {}
+        self.refused = 0
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shares
+
+    def get(self, name: bytes) -> Share | None:
+        return self._shares.get(name)
+
+    def announcements(self) -> dict[bytes, Announcement]:
+        return {name: share.announcement for name, share in self._shares.items()}
+
+    def announced(self, announcement: Announcement, interface: int, *, now: float) -> bool:
+        """A verified announcement came. Returns whether it is of a new share or a new version."""
+        share = self._shares.get(announcement.name)
+        if share is None:
+            if len(self._shares) >= MAX_SHARES:
+                self.refused += 1
+                return False
+            self._shares[announcement.name] = Share(announcement, now, {interface: now})
+            return True
+        known = share.announcement
+        if announcement.publisher != known.publisher or announcement.version < known.version:
+            self.refused += 1
+            return False
+        share.last_heard = now
+        share.interfaces[interface] = now
+        if announcement.version == known.version:
+            return False
+        share.announcement = announcement
+        return True
+
+    def is_down(self, name: bytes, symbol_at: float, *, now: float) -> bool:
+        """Whether nothing was heard of a known share for the time-out; `symbol_at` is when its last symbol came."""
+        share = self._shares.get(name)
+        return share is not None and now - max(share.last_heard, symbol_at) > self._timeout
+
+    def interfaces(self, name: bytes) -> tuple[int, ...]:
+        share = self._shares.get(name)
+        return tuple(share.interfaces) if share else ()

@@ -1,0 +1,1 @@
+"""The only code that knows pyfuse3: inodes, errnos, operations."""

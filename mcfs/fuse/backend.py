@@ -1,0 +1,45 @@
+"""What the file system asks of the client, as a protocol: the client itself lives beyond the layer below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from mcfs.protocol.announce import Announcement
+from mcfs.protocol.catalog import Entry, FileEntry
+from mcfs.protocol.ids import ObjectRef
+
+
+class FileReader(Protocol):
+    """One open file: its snapshot never changes."""
+
+    async def read(self, offset: int, length: int) -> bytes | memoryview:
+        """Exactly the bytes [offset, offset + length) cut at the end of the file.
+
+        Raises NotAvailable (TimedOut, ShareDown, Gone) or BadNode. Cancellation leaves nothing behind.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    def shares(self) -> Mapping[bytes, Announcement]:
+        """The newest accepted announcement of each share heard so far."""
+        ...
+
+    async def wait_share(self, name: bytes, timeout: float) -> Announcement:  # noqa: ASYNC109 - part of the semantics
+        """The newest announcement of a share, waiting for the first. Raises TimedOut."""
+        ...
+
+    async def entries(self, share: bytes, content: ObjectRef | tuple[Entry, ...]) -> tuple[Entry, ...]:
+        """The entries of a directory sorted by name, fetched and verified. Raises NotAvailable, BadNode, BadObject."""
+        ...
+
+    def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry]]) -> FileReader:
+        """Open a file. `upcoming` gives the files that a reader of the whole tree would read next, in that order."""
+        ...
+
+    def cached_bytes(self, entry: FileEntry) -> int:
+        """How many bytes of the file are in the local cache."""
+        ...

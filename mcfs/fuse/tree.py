@@ -1,0 +1,199 @@
+"""From a name to an entry: directories are listed in the newest version of their share.
+
+A directory node that is older than its share is looked up again, from the root of the new version down, when it is
+next used. Between two awaits a directory node's entry, version, slot and listing belong together; where a function
+relies on that a comment says so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mcfs.fuse.errnos import Stale
+from mcfs.fuse.inodes import ROOT, DirectoryNode, EntryNode, InodeTable, Listing, SharesNode
+from mcfs.protocol.catalog import Attributes, DirectoryEntry, Entry, FileEntry
+from mcfs.protocol.errors import TimedOut
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mcfs.fuse.backend import Backend
+    from mcfs.fuse.settings import FuseSettings
+    from mcfs.protocol.announce import Announcement
+
+UNHEARD: Final = -1
+"""The version of a share's root before its first announcement."""
+MAX_UPCOMING: Final = 16384
+"""Entries that `upcoming` looks at: far more than a read-ahead can use, and a bound on the time of one call."""
+_ROOT_MODE: Final = 0o555
+
+
+def share_of(path: bytes) -> bytes:
+    return path.partition(b"/")[0]
+
+
+class Tree:
+    """The shares as the mount shows them."""
+
+    def __init__(self, backend: Backend, settings: FuseSettings) -> None:
+        self._backend = backend
+        self._settings = settings
+        self.table = InodeTable(_root_node(settings.share))
+
+    # --- names -------------------------------------------------------------------------------------------------------
+
+    async def find(self, node: SharesNode | DirectoryNode, name: bytes) -> EntryNode | None:
+        """The node of a name in a directory, None if there is none. Raises NotAvailable, BadNode, BadObject, Stale."""
+        if isinstance(node, SharesNode):
+            return await self._find_share(name)
+        listing = await self.listing(node)
+        # No await from here on: the listing is the one of the node's version.
+        position = listing.find(name)
+        return None if position is None else self.child(node, listing, position)
+
+    def child(self, directory: DirectoryNode, listing: Listing, position: int) -> EntryNode:
+        entry = listing.entries[position]
+        path = directory.path + b"/" + entry.name
+        return self.table.child(path, entry, directory.version, listing.numbers[position])
+
+    async def _find_share(self, name: bytes) -> EntryNode | None:
+        announcement = self._backend.shares().get(name)
+        if announcement is None:
+            try:
+                announcement = await self._backend.wait_share(name, self._settings.share_wait)
+            except TimedOut:
+                # Among all shares, one that does not exist and one that is silent look the same.
+                return None
+        entry = announcement.entry
+        return self.table.child(name, entry, announcement.version, self.table.number_entry(entry))
+
+    def shares(self) -> list[tuple[Entry, int]]:
+        """The entries of the root of all shares, each with its version."""
+        heard = sorted(self._backend.shares().items())
+        return [(announcement.entry, announcement.version) for _, announcement in heard]
+
+    # --- listings ----------------------------------------------------------------------------------------------------
+
+    async def listing(self, node: DirectoryNode) -> Listing:
+        """The entries of a directory in the newest version. When it returns, node.version is the listing's version.
+
+        Raises NotAvailable, BadNode, BadObject; Stale if the newest version has no directory there.
+        """
+        announcement = await self._announcement(share_of(node.path))
+        if node.version < announcement.version:
+            await self._follow(node, announcement)
+        return await self._entries(node)
+
+    async def _announcement(self, share: bytes) -> Announcement:
+        announcement = self._backend.shares().get(share)
+        if announcement is not None:
+            return announcement
+        return await self._backend.wait_share(share, self._settings.timeout)
+
+    async def _follow(self, node: DirectoryNode, announcement: Announcement) -> None:
+        """Bring a directory up to a version, walking down from its root."""
+        at = self._share_root(announcement)
+        for name in node.path.split(b"/")[1:]:
+            # A walk that runs beside this one may have taken `at` to a still newer version: then this one follows it.
+            listing = await self._entries(at)
+            position = listing.find(name)
+            child = None if position is None else self.child(at, listing, position)
+            if not isinstance(child, DirectoryNode):
+                raise Stale(f"no directory {node.path!r}")
+            at = child
+        if at is not node:
+            _copy(at, node)
+
+    def _share_root(self, announcement: Announcement) -> DirectoryNode:
+        entry = self.top(announcement)
+        node = self.table.child(announcement.name, entry, announcement.version, self.table.number_entry(entry))
+        if not isinstance(node, DirectoryNode):
+            raise Stale("the share is no longer a directory")
+        return node
+
+    async def _entries(self, node: DirectoryNode) -> Listing:
+        while True:
+            listing = node.listing
+            if listing is not None:
+                return listing
+            await self._load(node)
+
+    async def _load(self, node: DirectoryNode) -> None:
+        """Give a node its listing, unless it moves on to other content meanwhile."""
+        content = node.entry.content
+        if isinstance(content, tuple):
+            node.listing = Listing(content, node.slot + 1)
+            return
+        entries = await self._backend.entries(share_of(node.path), content)
+        # Another task may have done the same: the numbers of the first one count.
+        if node.listing is None and node.entry.content == content:
+            node.listing = self.table.number_listing(entries)
+
+    # --- what is known without the network ---------------------------------------------------------------------------
+
+    def top(self, announcement: Announcement) -> DirectoryEntry | FileEntry:
+        """A share's root as the mount shows it: a mount of a share of one file is a directory that holds it."""
+        entry = announcement.entry
+        if self._settings.share is None or isinstance(entry, DirectoryEntry):
+            return entry
+        attributes = Attributes(_ROOT_MODE, entry.attributes.uid, entry.attributes.gid, entry.attributes.mtime_ns)
+        return DirectoryEntry(entry.name, attributes, (entry,))
+
+    def shown(self, node: EntryNode) -> tuple[Entry, int]:
+        """The entry to show for a node and its version, without the network.
+
+        The kernel does not look the root up again: a share's root shows the newest version at once.
+        """
+        if isinstance(node, DirectoryNode) and b"/" not in node.path:
+            announcement = self._backend.shares().get(node.path)
+            if announcement and isinstance(top := self.top(announcement), DirectoryEntry):
+                return top, announcement.version
+        return node.entry, node.version
+
+    def upcoming(self, path: bytes) -> Iterator[FileEntry]:
+        """The files after this one, depth first in the order of the listings, as far as these are known."""
+        pending = self._rest_of_ancestors(path)
+        for _ in range(MAX_UPCOMING):
+            entry = next(pending[-1][1], None) if pending else None
+            if entry is None:
+                if len(pending) <= 1:
+                    return
+                pending.pop()
+            elif isinstance(entry, FileEntry):
+                if entry.extent:
+                    yield entry
+            elif isinstance(entry, DirectoryEntry):
+                below = pending[-1][0] + b"/" + entry.name
+                pending.append((below, iter(self._known(below, entry))))
+
+    def _rest_of_ancestors(self, path: bytes) -> list[tuple[bytes, Iterator[Entry]]]:
+        """For each directory above a path, outermost first, the entries after the one that leads to it."""
+        found: list[tuple[bytes, Iterator[Entry]]] = []
+        while b"/" in path:
+            path, _, name = path.rpartition(b"/")
+            node = self.table.at(path)
+            if isinstance(node, DirectoryNode) and node.listing is not None:
+                found.append((path, iter(node.listing.entries[node.listing.after(name) :])))
+        return found[::-1]
+
+    def _known(self, path: bytes, entry: DirectoryEntry) -> tuple[Entry, ...]:
+        if isinstance(entry.content, tuple):
+            return entry.content
+        node = self.table.at(path)
+        if isinstance(node, DirectoryNode) and node.listing is not None and node.entry.content == entry.content:
+            return node.listing.entries
+        return ()
+
+
+def _root_node(share: bytes | None) -> SharesNode | DirectoryNode:
+    if share is None:
+        return SharesNode()
+    unheard = DirectoryEntry(share, Attributes(_ROOT_MODE, 0, 0, 0), ())
+    return DirectoryNode(ROOT, share, unheard, UNHEARD, ROOT, lookups=1)
+
+
+def _copy(source: DirectoryNode, target: DirectoryNode) -> None:
+    """For a directory whose path was something else in between: the kernel has an old and a new node of it."""
+    target.adopt(source.entry, source.version, source.slot)
+    if target.listing is None and target.version == source.version:
+        target.listing = source.listing

@@ -1,0 +1,1 @@
+"""The only code with sockets: listeners, sending, receiving, interfaces."""

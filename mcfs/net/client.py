@@ -1,0 +1,571 @@
+"""The client on a real socket: what the file system asks of (`mcfs.fuse.backend.Backend`), on top of the cores in
+`mcfs.fetch`.
+
+Tasks: one receives, one changes memberships and watches the time; both are in the nursery of `open_client`. Threads
+read and write the disk cache. All tables belong to the event loop; between two awaits they are consistent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from mcfs.fetch.cache import Cache
+from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, Limits
+from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
+from mcfs.fetch.readplan import ReadPlan, TreeFollower, blocks
+from mcfs.fetch.shares import ShareTable
+from mcfs.net.interfaces import Interface
+from mcfs.net.loader import WorkerPool
+from mcfs.net.receive import Receiver, Run
+from mcfs.protocol import addressing, merkle, wire
+from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, decode_gone_untrusted
+from mcfs.protocol.catalog import MAX_LISTING_SIZE, Entry, FileEntry, Listing, decode_listing_untrusted
+from mcfs.protocol.errors import BadDatagram, BadNode, BadObject, NotAvailable, TimedOut
+from mcfs.protocol.ids import PACE_CLASSES, Group, Node, ObjectRef
+from mcfs.protocol.merkle import Buffer
+
+log = logging.getLogger(__name__)
+
+TURN: Final = 0.004
+"""Seconds of receiving after which leaves, deadlines and FUSE replies get their turn."""
+FIRST_REPEAT: Final = 1.5
+MAX_REPEAT: Final = 10.0
+"""A control channel in which nothing comes is joined anew after these many seconds, doubling."""
+MAX_LISTING_BYTES: Final = 32 << 20
+"""Encoded bytes of the listings that are kept decoded."""
+CONTROL_RATE: Final = 200
+"""Control datagrams a second whose signatures are checked: 100 us each."""
+CACHE_READERS: Final = 2
+PACE_SLACK: Final = 0.004
+"""Seconds that a slow reader may be away from its socket: what the server sends meanwhile must fit its buffer."""
+MIN_GROUPS: Final = 4
+INLINE_DECODE: Final = 128 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    interfaces: tuple[Interface, ...]
+    cache_dir: Path
+    port: int = wire.DEFAULT_PORT
+    scope: int = addressing.SITE_LOCAL
+    timeout: float = 30.0
+    max_wait: float = 300.0
+    max_groups: int = DEFAULT_MAX_GROUPS
+    catalogue: bool = True
+    """Whether to listen for all shares, or only for those that `wait_share` names."""
+
+
+class _Waiter:
+    """Those who wait for one node."""
+
+    __slots__ = ("count", "data", "done", "error")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.count = 0
+        self.data: Buffer | None = None
+        self.error: NotAvailable | BadNode | None = None
+
+
+@dataclass(slots=True)
+class _Control:
+    """A control channel that is held."""
+
+    last_heard: float
+    repeat: float = FIRST_REPEAT
+    joined_at: float = 0.0
+
+
+@asynccontextmanager
+async def open_client(
+    settings: ClientSettings, *, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[Client]:
+    """A running client; leaving the context leaves all groups and finishes writing the cache.
+
+    Raises OSError if the socket cannot be opened.
+    """
+    client = Client(settings, clock)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(client.run)
+            yield client
+            nursery.cancel_scope.cancel()
+    finally:
+        client.close()
+
+
+class Client:
+    def __init__(self, settings: ClientSettings, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._indexes = tuple(interface.index for interface in settings.interfaces)
+        self._receiver = Receiver(settings.port)
+        self._cache = Cache.open(settings.cache_dir)
+        self._shares = ShareTable(settings.timeout)
+        limits = Limits(
+            timeout=settings.timeout,
+            max_wait=settings.max_wait,
+            max_groups=settings.max_groups,
+            max_bytes=self._receiver.usable,
+        )
+        self._fetcher = Fetcher(limits)
+        self._tree = NodeTree(self._fetcher, self._cache, settings.scope, is_down=self._is_down, pace=self._pace)
+        self._waiters: dict[Node, _Waiter] = {}
+        self._controls: dict[Group, _Control] = {}
+        self._memberships: dict[Group, tuple[int, ...]] = {}
+        self._listings: OrderedDict[ObjectRef, tuple[Entry, ...]] = OrderedDict()
+        self._listing_bytes = 0
+        self._news = trio.Event()
+        self._wake = trio.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._control_budget = _Budget(CONTROL_RATE)
+        self._paces: dict[bytes, int] = {}
+        self._follower = TreeFollower()
+        self._readers: WorkerPool[Load, tuple[Load, Buffer | None]] | None = None
+        self._writer: WorkerPool[Store, Store] | None = None
+        self._warned_groups = False
+
+    # --- Backend ---
+
+    def shares(self) -> Mapping[bytes, Announcement]:
+        return self._shares.announcements()
+
+    async def wait_share(self, name: bytes, timeout: float) -> Announcement:  # noqa: ASYNC109 - see Backend
+        self._hold(addressing.share_group(name, self._settings.scope))
+        with trio.move_on_after(timeout):
+            while (share := self._shares.get(name)) is None:
+                await self._news.wait()
+            return share.announcement
+        raise TimedOut(f"share {name.decode(errors='replace')!r} was not heard within {timeout:g} s")
+
+    async def entries(self, share: bytes, content: ObjectRef | tuple[Entry, ...]) -> tuple[Entry, ...]:
+        if isinstance(content, tuple):
+            return content
+        known = self._listings.get(content)
+        if known is not None:
+            self._listings.move_to_end(content)
+            return known
+        entries = await self._fetch_listing(share, content)
+        self._keep_listing(content, entries)
+        return entries
+
+    def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry]]) -> FileReader:
+        ahead = self._follower.opened(entry, upcoming(), self._fetcher.window)
+        self.prefetch(ahead, share)
+        if entry.extent is not None:
+            self._tree.request(
+                Node(entry.extent.object, 0, entry.extent.offset // entry.extent.object.block_size),
+                share,
+                urgent=False,
+                now=self._clock(),
+            )
+            self._wake.set()
+        return FileReader(self, share, entry)
+
+    def cached_bytes(self, entry: FileEntry) -> int:
+        e = entry.extent
+        return self._cache.cached_bytes(e.object, e.offset, e.length) if e else 0
+
+    # --- nodes ---
+
+    async def node(self, node: Node, origin: bytes) -> Buffer:
+        """The verified bytes of a node. Many callers cause one fetch.
+
+        Raises NotAvailable or BadNode. When cancelled, and nobody else waits, the fetch is given up.
+        """
+        data = self.ask(node, origin)
+        if data is not None:
+            return data
+        waiter = self._waiters.setdefault(node, _Waiter())
+        waiter.count += 1
+        try:
+            await waiter.done.wait()
+        finally:
+            waiter.count -= 1
+            if waiter.count == 0 and not waiter.done.is_set():
+                self._waiters.pop(node, None)
+                self._tree.cancel(node, now=self._clock())
+        if waiter.error is not None:
+            raise waiter.error
+        assert waiter.data is not None
+        return waiter.data
+
+    def ask(self, node: Node, origin: bytes) -> Buffer | None:
+        """Start fetching what will be waited for; its bytes if they are in memory."""
+        data = self._tree.request(node, origin, urgent=True, now=self._clock())
+        if data is None:
+            self._wake.set()
+        return data
+
+    def prefetch(self, nodes: Iterable[Node], origin: bytes) -> None:
+        """Fetch these when nothing more urgent is wanted."""
+        if self._tree.congested:
+            return
+        now = self._clock()
+        for node in nodes:
+            if not self._tree.is_pending(node) and not self._tree.holds(node):
+                self._tree.request(node, origin, urgent=False, now=now)
+        self._wake.set()
+
+    @property
+    def window(self) -> int:
+        return self._fetcher.window
+
+    @property
+    def max_wait(self) -> float:
+        return self._settings.max_wait
+
+    def statistics(self) -> dict[str, int]:
+        counters = self._fetcher.counters
+        return {
+            "symbols": counters.symbols,
+            "duplicates": counters.duplicates,
+            "bad_datagrams": counters.bad_datagrams + self._receiver.malformed,
+            "rejoins": counters.rejoins,
+            "failed_nodes": counters.failed_nodes,
+            "batches": counters.batches,
+            "kernel_drops": self._receiver.kernel_drops(),
+            "groups": self._fetcher.groups,
+        }
+
+    # --- listings ---
+
+    async def _fetch_listing(self, share: bytes, ref: ObjectRef) -> tuple[Entry, ...]:
+        listing = await self._decode(await self._object(share, ref))
+        if not listing.parts:
+            return listing.entries
+        for part in listing.parts:
+            self.prefetch([Node(part, 0, 0)], share)
+        entries: list[Entry] = []
+        for part in listing.parts:
+            inner = await self._decode(await self._object(share, part))
+            if inner.parts:
+                raise BadObject("a part of a listing has parts")
+            entries += inner.entries
+        if any(a.name >= b.name for a, b in zip(entries, entries[1:], strict=False)):
+            raise BadObject("parts of a listing out of order")
+        return tuple(entries)
+
+    async def _decode(self, data: Buffer) -> Listing:
+        view = memoryview(data)
+        if len(view) <= INLINE_DECODE:
+            return decode_listing_untrusted(view)
+        return await trio.to_thread.run_sync(decode_listing_untrusted, view)
+
+    async def _object(self, share: bytes, ref: ObjectRef) -> Buffer:
+        if ref.size > MAX_LISTING_SIZE:
+            raise BadObject(f"listing of {ref.size} bytes")
+        nodes = [Node(ref, 0, index) for index in range(ref.geometry.counts[0])]
+        for node in nodes:
+            self.ask(node, share)
+        parts = [await self.node(node, share) for node in nodes]
+        return parts[0] if len(parts) == 1 else b"".join(bytes(part) for part in parts)
+
+    def _keep_listing(self, ref: ObjectRef, entries: tuple[Entry, ...]) -> None:
+        self._listings[ref] = entries
+        self._listing_bytes += ref.size
+        while self._listing_bytes > MAX_LISTING_BYTES and len(self._listings) > 1:
+            oldest, _ = self._listings.popitem(last=False)
+            self._listing_bytes -= oldest.size
+
+    # --- running ---
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._readers = WorkerPool("cache-read", CACHE_READERS, self._load, self._wake_from_thread)
+        self._writer = WorkerPool("cache-write", 1, self._store, self._wake_from_thread)
+        if self._settings.catalogue:
+            self._hold(addressing.catalogue_group(self._settings.scope))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._receive_loop)
+            nursery.start_soon(self._time_loop)
+            task_status.started()
+
+    def close(self) -> None:
+        """Leave all groups; finish writing."""
+        self._receiver.close()
+        for pool in (self._readers, self._writer):
+            if pool is not None:
+                pool.close()
+        self._cache.close()
+
+    async def _receive_loop(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._receiver.socket)
+            end = self._clock() + TURN
+            while (runs := self._receiver.receive()) is not None:
+                now = self._clock()
+                for run in runs:
+                    self._received(run, now)
+                self._pump(now)
+                if now > end:
+                    break
+            await trio.lowlevel.checkpoint()
+
+    async def _time_loop(self) -> None:
+        while True:
+            now = self._clock()
+            self._wake = trio.Event()
+            self._fetcher.handle_timeout(now=now)
+            self._repeat_controls(now)
+            self._pump(now)
+            due = self._next_timeout(self._clock())
+            with trio.move_on_after(max(0.0, due)):
+                await self._wake.wait()
+
+    def _next_timeout(self, now: float) -> float:
+        times = [c.joined_at + c.repeat for c in self._controls.values()]
+        due = self._fetcher.next_timeout(now=now)
+        return min((*times, due) if due is not None else times, default=now + 60.0) - now
+
+    def _pump(self, now: float) -> None:
+        """Move what the cores have to say to where it belongs."""
+        tree = self._tree
+        for event in self._fetcher.events():
+            tree.assembled(event, now=now) if isinstance(event, Assembled) else tree.failed(event, now=now)
+        assert self._readers is not None
+        assert self._writer is not None
+        for load, data in self._readers.take():
+            tree.loaded(load.node, data, now=now)
+        for store in self._writer.take():
+            tree.stored(store)
+        for load in tree.loads():
+            self._readers.submit(load)
+        for store in tree.stores():
+            self._writer.submit(store)
+        for outcome in tree.events():
+            self._tell(outcome)
+        changes = self._fetcher.changes(now=now)
+        if changes is not None:
+            for group in changes.leaves:
+                self._leave(group)
+            for group in changes.joins:
+                self._join(group, now)
+
+    def _tell(self, outcome: Ready | Failed) -> None:
+        waiter = self._waiters.pop(outcome.node, None)
+        if waiter is None:
+            return
+        if isinstance(outcome, Ready):
+            waiter.data = outcome.data
+        else:
+            waiter.error = outcome.error
+        waiter.done.set()
+
+    # --- what comes ---
+
+    def _received(self, run: Run, now: float) -> None:
+        if run.group in self._controls:
+            self._control(run, now)
+            return
+        gone = self._fetcher.receive(run.group, run.source, run.datagrams, now=now)
+        if gone is not None:
+            self._gone(run.group, gone, now)
+
+    def _control(self, run: Run, now: float) -> None:
+        for row in run.datagrams:
+            if not self._control_budget.take(now):
+                return
+            try:
+                kind, body = wire.control_untrusted(row.tobytes())
+                if kind == wire.ANNOUNCEMENT:
+                    self._announced(decode_announcement_untrusted(body), run, now)
+            except BadDatagram:
+                self._fetcher.counters.bad_datagrams += 1
+
+    def _announced(self, announcement: Announcement, run: Run, now: float) -> None:
+        control = self._controls[run.group]
+        control.last_heard = control.joined_at = now
+        control.repeat = FIRST_REPEAT
+        if self._shares.announced(announcement, run.ifindex, now=now):
+            self._news.set()
+            self._news = trio.Event()
+
+    def _gone(self, group: Group, datagram: bytes, now: float) -> None:
+        if not self._control_budget.take(now):
+            return
+        try:
+            _, body = wire.control_untrusted(datagram)
+            key, named, _ = decode_gone_untrusted(body)
+        except BadDatagram:
+            self._fetcher.counters.bad_datagrams += 1
+            return
+        origin = self._fetcher.origin_of(group)
+        share = self._shares.get(origin) if origin is not None else None
+        if named == group and share is not None and key == share.announcement.publisher:
+            self._fetcher.gone(group, now=now)
+
+    # --- membership ---
+
+    def _hold(self, group: Group) -> None:
+        if group not in self._controls:
+            now = self._clock()
+            self._controls[group] = _Control(now, joined_at=now)
+            self._fetcher.hold(group)
+            self._wake.set()
+
+    def _repeat_controls(self, now: float) -> None:
+        for group, control in self._controls.items():
+            if now >= control.joined_at + control.repeat:
+                control.joined_at = now
+                control.repeat = min(MAX_REPEAT, control.repeat * 2)
+                self._fetcher.rejoin(group, now=now)
+
+    def _join(self, group: Group, now: float) -> None:
+        indexes = self._interfaces_of(group)
+        results = [self._receiver.join(group, index) for index in indexes]
+        self._memberships[group] = indexes
+        if any(result.ok for result in results):
+            return
+        self._fetcher.refused(group, now=now)
+        if any(result.too_many for result in results):
+            self._fewer_groups()
+
+    def _leave(self, group: Group) -> None:
+        for index in self._memberships.pop(group, ()):
+            self._receiver.leave(group, index)
+
+    def _interfaces_of(self, group: Group) -> tuple[int, ...]:
+        """A share's nodes are joined only where the share is heard."""
+        origin = self._fetcher.origin_of(group)
+        heard = self._shares.interfaces(origin) if origin is not None else ()
+        return heard or self._indexes
+
+    def _fewer_groups(self) -> None:
+        limits = self._fetcher.limits
+        fewer = max(MIN_GROUPS, limits.max_groups // 2)
+        self._fetcher.limits = Limits(limits.timeout, limits.max_wait, fewer, limits.max_bytes)
+        if not self._warned_groups:
+            self._warned_groups = True
+            log.warning("the kernel allows no more multicast memberships: holding %d (sysctl net.core.optmem_max)", fewer)
+
+    # --- shares ---
+
+    def _is_down(self, origin: bytes) -> bool:
+        return self._shares.is_down(origin, self._fetcher.last_heard(origin), now=self._clock())
+
+    def _pace(self, origin: bytes) -> int:
+        """The pace class whose datagrams of a few milliseconds fit the receive buffer; chosen once per share."""
+        pace = self._paces.get(origin)
+        if pace is None:
+            share = self._shares.get(origin)
+            pace = pace_class(share.announcement.rate if share else 0, self._fetcher.limits.max_bytes)
+            self._paces[origin] = pace
+            if pace:
+                log.warning(
+                    "the receive buffer is small, so data come at 1/%d of the server's rate (sysctl -w net.core.rmem_max=%d)",
+                    2**pace,
+                    64 << 20,
+                )
+        return pace
+
+    # --- threads ---
+
+    def _load(self, load: Load) -> tuple[Load, Buffer | None]:
+        """In a reader thread."""
+        try:
+            data = self._cache.load(load.node)
+            if data is not None:
+                merkle.verify_node(load.node, data, load.digest)
+        except BadNode:
+            data = None
+        except Exception:
+            log.exception("reading the cache failed")
+            data = None
+        return load, data
+
+    def _store(self, store: Store) -> Store:
+        """In the writer thread."""
+        try:
+            if store.hole:
+                self._cache.store_hole(store.node)
+            else:
+                self._cache.store(store.node, store.data)
+        except Exception:
+            log.exception("writing the cache failed")
+        return store
+
+    def _wake_from_thread(self) -> None:
+        assert self._token is not None
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._set_wake, idempotent=True)
+
+    def _set_wake(self) -> None:
+        self._wake.set()
+
+
+def pace_class(rate: int, max_bytes: int) -> int:
+    """The fastest pace class at which PACE_SLACK seconds of data fit into `max_bytes`."""
+    for pace in range(PACE_CLASSES - 1):
+        if rate / 8 / 2**pace * PACE_SLACK <= max_bytes:
+            return pace
+    return PACE_CLASSES - 1
+
+
+class FileReader:
+    """One open file."""
+
+    def __init__(self, client: Client, share: bytes, entry: FileEntry) -> None:
+        self._client = client
+        self._share = share
+        self._extent = entry.extent
+        self._plan = ReadPlan(entry.extent) if entry.extent else None
+
+    async def read(self, offset: int, length: int) -> bytes | memoryview:
+        extent, plan = self._extent, self._plan
+        if extent is None or plan is None or offset >= extent.length:
+            return b""
+        length = min(length, extent.length - offset)
+        wanted = blocks(extent, offset, length)
+        nodes = [Node(extent.object, 0, index) for index in wanted]
+        for node in nodes:
+            self._client.ask(node, self._share)
+        ahead = plan.advance(offset, length, self._client.window)
+        self._client.prefetch((Node(extent.object, 0, index) for index in ahead), self._share)
+        try:
+            with trio.fail_after(self._client.max_wait):
+                data = [memoryview(await self._client.node(node, self._share)) for node in nodes]
+        except trio.TooSlowError:
+            raise TimedOut(f"not complete after {self._client.max_wait:g} s") from None
+        return _cut(data, wanted.start * extent.object.block_size, extent.offset + offset, length)
+
+    def close(self) -> None:
+        """Nothing to give back: what was asked for ahead is kept."""
+
+
+def _cut(data: list[memoryview], base: int, start: int, length: int) -> bytes | memoryview:
+    """Bytes [start, start + length) of the object, from neighbouring blocks that begin at `base`."""
+    at = start - base
+    if len(data) == 1:
+        return data[0][at : at + length]
+    pieces = [data[0][at:], *data[1:]]
+    return memoryview(b"".join(pieces))[:length]
+
+
+class _Budget:
+    """At most so many a second."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._tokens = per_second
+        self._updated = float("-inf")
+
+    def take(self, now: float) -> bool:
+        if now - self._updated > 0.05:
+            elapsed = min(1.0, now - self._updated)
+            self._tokens = min(self._per_second, self._tokens + elapsed * self._per_second)
+            self._updated = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

@@ -1,0 +1,264 @@
+"""The sockets that hear who listens: a raw ICMPv6 socket for MLDv2, a packet socket for MLDv1.
+
+Linux hands MLDv2 reports to a raw socket only after a real join of ff02::16 on that interface, so the reader joins.
+MLDv1 reports go to the very group that they report, which no raw socket sees without joining it: those, and the dones
+with them, come through a packet socket with a filter in the kernel. Opening either needs CAP_NET_RAW and nothing else;
+once they are open, receiving and sending need no capability.
+
+Nothing is judged here: a message comes up with its `Envelope`, and `mcfs.protocol.mld` decides.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, Self
+
+from mcfs.protocol import mld
+from mcfs.protocol.errors import BadDatagram
+from mcfs.protocol.ids import Host
+from mcfs.protocol.mld import Envelope
+
+if TYPE_CHECKING:
+    from mcfs.serve.querier import Outgoing
+
+Message = tuple[Envelope, bytes]
+
+MESSAGES_PER_CALL: Final = 64
+"""2 ms of work at the 30 us that a full report costs to parse and enter: the loop must get to its other sockets."""
+RECEIVE_BUFFER: Final = 4 << 20
+"""About 1,800 reports; a link of 200 hosts sends 5,000 a second. The kernel gives what net.core.rmem_max allows."""
+
+_MAX_MESSAGE: Final = 65535
+_ANCILLARY_SIZE: Final = 512
+"""Room for packet info and hop limit (64 bytes) and for a hop-by-hop header of reasonable length: a longer one is cut
+off by the kernel, and then counts as none."""
+
+_MULTICAST_HEARD: Final = (mld.ALL_MLDV2_ROUTERS, mld.ALL_ROUTERS, mld.ALL_SNOOPERS)
+_TYPES_HEARD: Final = (mld.QUERY, mld.REPORT_V2, mld.ADVERTISEMENT, mld.SOLICITATION, mld.TERMINATION)
+
+_GROUP_REQUEST: Final = struct.Struct("@16sI")
+_PACKET_INFO: Final = struct.Struct("@16sI")
+_INT: Final = struct.Struct("@i")
+
+# linux/icmpv6.h
+_ICMP6_FILTER: Final = 1
+
+# linux/if_packet.h, linux/if_ether.h, asm-generic/socket.h: what the socket module does not name.
+_SOL_PACKET: Final = 263
+_PACKET_ADD_MEMBERSHIP: Final = 1
+_PACKET_MR_ALLMULTI: Final = 2
+_PACKET_REQUEST: Final = struct.Struct("@iHH8s")
+_SO_ATTACH_FILTER: Final = 26
+_ETH_P_IPV6: Final = 0x86DD
+
+_GONE: Final = frozenset(
+    (
+        errno.ENETDOWN,
+        errno.ENODEV,
+        errno.ENXIO,
+        errno.EADDRNOTAVAIL,
+        errno.ENETUNREACH,
+        errno.EINVAL,  # the kernel's word for a source that is not, or not yet, an address of the interface
+        errno.EAGAIN,
+        errno.ENOBUFS,
+        errno.EPERM,  # a packet filter's word
+    )
+)
+"""What sending may fail with while a link goes down, comes up or is full. MLD repeats itself."""
+
+
+class ReportReader:
+    """A raw ICMPv6 socket on one interface: MLDv2 reports, queries of others, router discovery.
+
+    :raises OSError: the socket cannot be opened, for instance without CAP_NET_RAW or on an interface without IPv6
+    """
+
+    def __init__(self, ifindex: int, name: str) -> None:
+        self.ifindex = ifindex
+        self.name = name
+        self._buffer = bytearray(_MAX_MESSAGE)
+        self._socket = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMPV6)
+        try:
+            self._set_options()
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def receive(self, limit: int = MESSAGES_PER_CALL) -> list[Message]:
+        """Up to `limit` messages that have come; never blocks. An empty list too when the interface is down or gone."""
+        messages: list[Message] = []
+        try:
+            while len(messages) < limit:
+                messages.append(self._receive_one())
+        except OSError:
+            # EAGAIN nearly always. Any other error belongs to a packet or to a link that went down: the socket stays
+            # readable or not as the kernel says, and interfaces are watched elsewhere.
+            pass
+        return messages
+
+    def send(self, outgoing: Outgoing, source: Host) -> bool:
+        """Send from `source`, our link-local address. False if the link or the address is not there now.
+
+        MLD wants a link-local source even where the kernel would choose another one (RFC 9777 section 5.1): for a
+        group of a wider scope it takes a global address, and then no host answers.
+
+        :raises OSError: anything that waiting does not mend
+        """
+        info = _PACKET_INFO.pack(source, self.ifindex)
+        destination = (socket.inet_ntop(socket.AF_INET6, outgoing.destination), 0, 0, self.ifindex)
+        try:
+            ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, info)]
+            self._socket.sendmsg([outgoing.message], ancillary, 0, destination)
+        except OSError as error:
+            if error.errno in _GONE:
+                return False
+            raise
+        return True
+
+    def _set_options(self) -> None:
+        sock = self._socket
+        sock.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, _pass_only(_TYPES_HEARD))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.name.encode())
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        for option in (socket.IPV6_RECVPKTINFO, socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVHOPOPTS):
+            sock.setsockopt(socket.IPPROTO_IPV6, option, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, mld.HOP_LIMIT)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self.ifindex)
+        # On the socket rather than beside each message: as ancillary data it would need CAP_NET_RAW at every send.
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_HOPOPTS, mld.ROUTER_ALERT_HOP_BY_HOP)
+        for group in _MULTICAST_HEARD:
+            request = _GROUP_REQUEST.pack(group, self.ifindex)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
+
+    def _receive_one(self) -> Message:
+        size, ancillary, _, address = self._socket.recvmsg_into([self._buffer], _ANCILLARY_SIZE)
+        source = Host(socket.inet_pton(socket.AF_INET6, address[0].partition("%")[0]))
+        return _envelope(source, ancillary), bytes(memoryview(self._buffer)[:size])
+
+
+class OldReportReader:
+    """A packet socket on one interface: MLDv1 reports and dones, with their checksums verified.
+
+    It makes the interface receive all multicast, as any multicast router does. What our own host sends in version 1
+    does not come up.
+
+    :raises OSError: the socket cannot be opened, for instance without CAP_NET_RAW
+    """
+
+    def __init__(self, ifindex: int, name: str) -> None:
+        self.ifindex = ifindex
+        self.name = name
+        self.refused = 0
+        # Protocol 0 receives nothing until bind: no packet passes before the filter is there.
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
+        try:
+            self._set_options()
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def receive(self, limit: int = MESSAGES_PER_CALL) -> list[Message]:
+        """Up to `limit` messages out of as many packets; never blocks. Packets that are damaged count in `refused`."""
+        messages: list[Message] = []
+        for _ in range(limit):
+            try:
+                packet = self._socket.recv(_MAX_MESSAGE)
+            except OSError:
+                break
+            try:
+                messages.append(mld.open_packet_untrusted(packet, self.ifindex))
+            except BadDatagram:
+                self.refused += 1
+        return messages
+
+    def _set_options(self) -> None:
+        _attach_filter(self._socket, _OLD_MESSAGES_ONLY)
+        self._socket.bind((self.name, _ETH_P_IPV6))
+        request = _PACKET_REQUEST.pack(self.ifindex, _PACKET_MR_ALLMULTI, 0, b"")
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
+
+
+def _envelope(source: Host, ancillary: list[tuple[int, int, bytes]]) -> Envelope:
+    destination, hop_limit, router_alert, ifindex = mld.UNSPECIFIED, -1, False, 0
+    for level, kind, data in ancillary:
+        if level != socket.IPPROTO_IPV6:
+            continue
+        if kind == socket.IPV6_PKTINFO and len(data) >= _PACKET_INFO.size:
+            destination, ifindex = _PACKET_INFO.unpack_from(data)
+        elif kind == socket.IPV6_HOPLIMIT and len(data) >= _INT.size:
+            (hop_limit,) = _INT.unpack_from(data)
+        elif kind == socket.IPV6_HOPOPTS:
+            router_alert = _has_router_alert(data)
+    return Envelope(source, destination, hop_limit, router_alert, ifindex)
+
+
+def _has_router_alert(hop_by_hop: bytes) -> bool:
+    if hop_by_hop == mld.ROUTER_ALERT_HOP_BY_HOP:
+        return True
+    try:
+        return mld.has_router_alert_untrusted(hop_by_hop)
+    except BadDatagram:
+        return False
+
+
+def _pass_only(types: tuple[int, ...]) -> bytes:
+    """An ICMP6_FILTER: 256 bits in words of the machine's order, a set bit blocks its type (RFC 3542 section 3.2)."""
+    words = [0xFFFFFFFF] * 8
+    for kind in types:
+        words[kind >> 5] &= ~(1 << (kind & 31))
+    return struct.pack("@8I", *words)
+
+
+# The filter of the packet socket in classic BPF, whose byte 0 is the first of the IPv6 header: instruction, jump if
+# true, jump if false, operand (linux/filter.h). Jumps count from the next instruction.
+_LOAD_BYTE: Final = 0x30
+_JUMP_EQUAL: Final = 0x15
+_RETURN: Final = 0x06
+
+_OLD_MESSAGES_ONLY: Final = (
+    (_LOAD_BYTE, 0, 0, 6),  # next header: hop-by-hop
+    (_JUMP_EQUAL, 0, 8, 0),
+    (_LOAD_BYTE, 0, 0, 40),  # its next header: ICMPv6
+    (_JUMP_EQUAL, 0, 6, socket.IPPROTO_ICMPV6),
+    (_LOAD_BYTE, 0, 0, 41),  # its length: 8 bytes
+    (_JUMP_EQUAL, 0, 4, 0),
+    (_LOAD_BYTE, 0, 0, 48),  # type
+    (_JUMP_EQUAL, 1, 0, mld.REPORT_V1),
+    (_JUMP_EQUAL, 0, 1, mld.DONE_V1),
+    (_RETURN, 0, 0, 0xFFFF),
+    (_RETURN, 0, 0, 0),
+)
+
+
+def _attach_filter(sock: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:
+    code = b"".join(struct.pack("@HBBI", *instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    # struct sock_fprog holds a pointer; the kernel copies what it points to before setsockopt returns.
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(buffer)))

@@ -1,0 +1,214 @@
+"""Receiving datagrams: many with one system call, and without a loop over them.
+
+`recvmmsg` fills buffers that are laid out once; with UDP_GRO each may hold up to 45 datagrams that the kernel joined.
+What came is grouped into runs, datagrams of one size in one channel from one source, by numpy over the whole batch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from mcfs.protocol.fec import Symbols
+from mcfs.protocol.ids import Group, Host
+
+MESSAGES: Final = 256
+MESSAGE_SIZE: Final = 65536
+RECEIVE_BUFFER: Final = 64 << 20
+"""Bytes asked for; the kernel doubles it for its own overhead. Only root gets all of it."""
+USABLE_SHARE: Final = 0.4
+"""Of the granted buffer that datagrams may fill: each is charged about 1.6 times its size, and half is headroom."""
+
+_SOL_UDP: Final = 17
+_UDP_GRO: Final = 104
+_SO_RCVBUFFORCE: Final = 33
+_SO_MEMINFO: Final = 55
+_MEMINFO_DROPS: Final = 8
+_IPV6_MULTICAST_ALL: Final = 29
+_IPV6_PKTINFO: Final = 50
+_MSG_DONTWAIT: Final = 0x40
+_CONTROL_SIZE: Final = 128
+_NAME_SIZE: Final = 32
+_GROUP_REQUEST: Final = struct.Struct("=16sI")
+
+_MMSGHDR: Final = np.dtype(
+    [
+        ("name", "u8"),
+        ("namelen", "u4"),
+        ("pad0", "u4"),
+        ("iov", "u8"),
+        ("iovlen", "u8"),
+        ("control", "u8"),
+        ("controllen", "u8"),
+        ("flags", "u4"),
+        ("pad1", "u4"),
+        ("length", "u4"),
+        ("pad2", "u4"),
+    ]
+)
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.recvmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p]
+
+
+class Run(NamedTuple):
+    """Datagrams uint8[n, size] that came one after another in one channel; a view that the next batch overwrites."""
+
+    group: Group
+    source: Host
+    ifindex: int
+    datagrams: Symbols
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    ok: bool
+    too_many: bool = False
+    """The kernel has no room for more memberships."""
+
+
+class Receiver:
+    """A wildcard UDP socket that is a member of the groups it was told to join, and of no others."""
+
+    def __init__(self, port: int) -> None:
+        self.malformed = 0
+        self.socket = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            self._set_options(port)
+        except BaseException:
+            self.socket.close()
+            raise
+        self.granted = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self._dirty = MESSAGES  # headers that the next call has to reset
+        self._lay_out()
+
+    def close(self) -> None:
+        """Closing sends the leaves."""
+        self.socket.close()
+
+    @property
+    def usable(self) -> int:
+        """Bytes of datagrams that may be under way without the buffer overflowing."""
+        return int(self.granted * USABLE_SHARE)
+
+    def kernel_drops(self) -> int:
+        """Datagrams that found the buffer full, since the socket was opened."""
+        info = self.socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64)
+        return int.from_bytes(info[4 * _MEMINFO_DROPS : 4 * _MEMINFO_DROPS + 4], "little")
+
+    def join(self, group: bytes, ifindex: int) -> Joined:
+        try:
+            self.socket.setsockopt(
+                socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, _GROUP_REQUEST.pack(group, ifindex)
+            )
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return Joined(True)
+            return Joined(False, too_many=error.errno in (errno.ENOBUFS, errno.ENOMEM))
+        return Joined(True)
+
+    def leave(self, group: bytes, ifindex: int) -> None:
+        """Leaving what the kernel has dropped by itself (an interface that went) is no error."""
+        try:
+            self.socket.setsockopt(
+                socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, _GROUP_REQUEST.pack(group, ifindex)
+            )
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO):
+                raise
+
+    def receive(self) -> list[Run] | None:
+        """One batch of what has come; None when there is nothing."""
+        used = self._headers[: self._dirty]
+        used["namelen"], used["controllen"], used["flags"] = _NAME_SIZE, _CONTROL_SIZE, 0
+        n = _libc.recvmmsg(self.socket.fileno(), self._headers.ctypes.data, MESSAGES, _MSG_DONTWAIT, None)
+        if n <= 0:
+            self._dirty = 0
+            code = ctypes.get_errno()
+            if n == 0 or code in (errno.EAGAIN, errno.EINTR):
+                return None
+            if code in (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNREFUSED):
+                return None  # a pending error of the socket, cleared by reporting it
+            raise OSError(code, os.strerror(code))
+        self._dirty = n
+        return list(self._runs(n))
+
+    # --- inside ---
+
+    def _set_options(self, port: int) -> None:
+        sock = self.socket
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        try:
+            sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
+        except OSError:
+            pass  # an old kernel: every datagram comes by itself
+        sock.bind(("::", port))
+
+    def _lay_out(self) -> None:
+        self._data = np.zeros((MESSAGES, MESSAGE_SIZE), dtype=np.uint8)
+        self._control = np.zeros((MESSAGES, _CONTROL_SIZE), dtype=np.uint8)
+        self._control32 = self._control.view(np.uint32)
+        self._names = np.zeros((MESSAGES, _NAME_SIZE), dtype=np.uint8)
+        self._names32 = self._names.view(np.uint32)
+        self._iov = np.zeros((MESSAGES, 2), dtype=np.uint64)
+        rows = np.arange(MESSAGES, dtype=np.uint64)
+        self._iov[:, 0] = self._data.ctypes.data + rows * np.uint64(MESSAGE_SIZE)
+        self._iov[:, 1] = MESSAGE_SIZE
+        headers = self._headers = np.zeros(MESSAGES, dtype=_MMSGHDR)
+        headers["name"] = self._names.ctypes.data + rows * np.uint64(_NAME_SIZE)
+        headers["iov"] = self._iov.ctypes.data + rows * np.uint64(16)
+        headers["iovlen"] = 1
+        headers["control"] = self._control.ctypes.data + rows * np.uint64(_CONTROL_SIZE)
+        # Where what is looked for stands in a control buffer, in 32-bit words: behind a UDP_GRO message or first.
+        self._rows = np.arange(MESSAGES)
+
+    def _runs(self, n: int) -> Iterator[Run]:
+        control = self._control32[:n]
+        lengths = self._headers["length"][:n].astype(np.int64)
+        joined = (control[:, 2] == _SOL_UDP) & (control[:, 3] == _UDP_GRO)
+        sizes = np.where(joined, control[:, 4], lengths).astype(np.int64)
+        # Words: a control message's header is 4 long, UDP_GRO's fills 6; packet info is address (4) and interface (1).
+        info = np.where(joined, 6, 0)
+        rows = self._rows[:n]
+        good = (control[rows, info + 2] == socket.IPPROTO_IPV6) & (control[rows, info + 3] == _IPV6_PKTINFO)
+        good &= (sizes > 0) & (lengths > 0)
+        if not good.all():
+            self.malformed += int(n - np.count_nonzero(good))
+        keys = np.empty((n, 10), dtype=np.int64)
+        keys[:, :5] = control[rows[:, None], info[:, None] + np.arange(4, 9)]
+        keys[:, 5:9] = self._names32[:n, 2:6]
+        # Messages of several datagrams stand alone; those of one are joined with their neighbours of the same size.
+        keys[:, 9] = np.where(lengths > sizes, -1 - rows, sizes)
+        starts = np.flatnonzero(np.any(keys[1:] != keys[:-1], axis=1)) + 1
+        bounds = [0, *starts.tolist(), n]
+        for first, last in zip(bounds, bounds[1:], strict=False):
+            if good[first]:
+                yield from self._run(first, last, int(lengths[first]), int(sizes[first]), int(info[first]))
+
+    def _run(self, first: int, last: int, length: int, size: int, info: int) -> Iterator[Run]:
+        at = 4 * (info + 4)
+        control = self._control[first]
+        group = Group(control[at : at + 16].tobytes())
+        ifindex = int(self._control32[first, info + 8])
+        source = Host(self._names[first, 8:24].tobytes())
+        if length <= size:
+            yield Run(group, source, ifindex, self._data[first:last, :length])
+            return
+        whole = length // size
+        yield Run(group, source, ifindex, self._data[first, : whole * size].reshape(whole, size))
+        if length % size:
+            yield Run(group, source, ifindex, self._data[first : first + 1, whole * size : length])

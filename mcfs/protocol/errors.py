@@ -1,0 +1,56 @@
+"""The exceptions that mcfs raises, in one tree.
+
+::
+
+    McfsError
+    ├── BadDatagram      a datagram or MLD message that is not what the protocol says (the network's fault)
+    ├── BadObject        verified bytes whose content breaks the format (the publisher's fault)
+    ├── BadNode          assembled bytes that do not hash to what the tree says (the sender's fault)
+    ├── NotAvailable     the node cannot be had now (nobody's fault)
+    │   ├── TimedOut         nothing was heard of it in time
+    │   ├── ShareDown        nothing was heard of its share for longer than the time-out
+    │   └── Gone             the server says that it can no longer produce it
+    └── UserError        something the user can mend; carries an exit code
+"""
+
+from __future__ import annotations
+
+
+class McfsError(Exception):
+    """The root of the tree."""
+
+
+class BadDatagram(McfsError, ValueError):
+    """Bytes from the network that the protocol does not allow. Counted and dropped, never logged one by one."""
+
+
+class BadObject(McfsError, ValueError):
+    """An object whose bytes are what the publisher signed, but whose content breaks the format."""
+
+
+class BadNode(McfsError):
+    """A node whose assembled bytes do not have the expected hash."""
+
+
+class NotAvailable(McfsError):
+    """A node that cannot be had at present."""
+
+
+class TimedOut(NotAvailable):
+    """Nothing was heard of the node within the time-out."""
+
+
+class ShareDown(NotAvailable):
+    """Nothing was heard of the share for longer than the time-out: its requests fail at once."""
+
+
+class Gone(NotAvailable):
+    """The server that publishes the node says that it can no longer produce it."""
+
+
+class UserError(McfsError):
+    """One line that tells the user what to do, and the exit code of the command (docs/commands.md lists them)."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,102 @@
+"""When a server announces what: each announcement only while somebody listens for it.
+
+On a share's own channel: at once on a join, then every second, and three times when there is a new version. On the
+catalogue channel: all shares in turn, at least a second between two of the same share and at most 50 datagrams a second.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from mcfs.protocol.ids import Group, Host
+
+INTERVAL: Final = 1.0
+CATALOGUE_GAP: Final = 1 / 50
+NEW_VERSION_COPIES: Final = 3
+NEW_VERSION_GAP: Final = 0.02
+
+
+@dataclass(slots=True)
+class _ShareChannel:
+    name: bytes
+    listeners: set[Host]
+    due: float
+    copies: int = 0
+
+
+class Announcer:
+    """Which shares to announce now on one link. Names go in, (group, name) pairs come out."""
+
+    def __init__(self, catalogue: Group) -> None:
+        self._catalogue = catalogue
+        self._catalogue_listeners: set[Host] = set()
+        self._shares: dict[Group, _ShareChannel] = {}
+        self._turn: deque[bytes] = deque()
+        self._round_start = 0.0
+        self._next_catalogue = 0.0
+        self._left_in_round = 0
+
+    def __contains__(self, group: object) -> bool:
+        return group == self._catalogue or group in self._shares
+
+    def publish(self, group: Group, name: bytes, *, now: float) -> None:
+        """A share, or a new version of it, is there."""
+        share = self._shares.get(group)
+        if share is None:
+            self._shares[group] = _ShareChannel(name, set(), now)
+            self._turn.append(name)
+        else:
+            share.copies, share.due = NEW_VERSION_COPIES - 1, now
+
+    def withdraw(self, group: Group) -> None:
+        share = self._shares.pop(group, None)
+        if share is not None:
+            self._turn.remove(share.name)
+
+    def joined(self, host: Host, group: Group, *, now: float) -> None:
+        if group == self._catalogue:
+            self._catalogue_listeners.add(host)
+            self._start_round(now)
+        elif (share := self._shares.get(group)) is not None:
+            share.listeners.add(host)
+            share.due = min(share.due, now)
+
+    def left(self, host: Host, group: Group) -> None:
+        if group == self._catalogue:
+            self._catalogue_listeners.discard(host)
+        elif (share := self._shares.get(group)) is not None:
+            share.listeners.discard(host)
+
+    def due(self, *, now: float) -> list[tuple[Group, bytes]]:
+        """What to announce now."""
+        out = [(group, share.name) for group, share in self._shares.items() if share.listeners and share.due <= now]
+        for group, _ in out:
+            share = self._shares[group]
+            share.due = now + (NEW_VERSION_GAP if share.copies else INTERVAL)
+            share.copies = max(0, share.copies - 1)
+        out += self._catalogue_due(now)
+        return out
+
+    def next_timeout(self) -> float | None:
+        times = [share.due for share in self._shares.values() if share.listeners]
+        if self._catalogue_listeners and self._turn:
+            times.append(self._next_catalogue if self._left_in_round else self._round_start + INTERVAL)
+        return min(times, default=None)
+
+    def _start_round(self, now: float) -> None:
+        self._round_start, self._left_in_round = now, len(self._turn)
+        self._next_catalogue = max(now, self._next_catalogue)
+
+    def _catalogue_due(self, now: float) -> list[tuple[Group, bytes]]:
+        if not self._catalogue_listeners or not self._turn:
+            return []
+        if not self._left_in_round and now >= self._round_start + INTERVAL:
+            self._start_round(now)
+        if not self._left_in_round or now < self._next_catalogue:
+            return []
+        self._left_in_round -= 1
+        self._next_catalogue = now + CATALOGUE_GAP
+        self._turn.rotate(-1)
+        return [(self._catalogue, self._turn[-1])]

@@ -1,0 +1,14 @@
+"""A channel: one node in one pace class, carried by one multicast group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mcfs.protocol.ids import Group, Node
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    group: Group
+    node: Node
+    pace: int

@@ -1,0 +1,165 @@
+"""One interface of the server: what its MLD messages mean, who listens, and what is to be sent there.
+
+Sans-IO: messages and `now` go in; transmissions, announcements and MLD messages come out.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mcfs.protocol import mld
+from mcfs.protocol.errors import BadDatagram
+from mcfs.protocol.ids import Group, Host
+from mcfs.serve import membership as m
+from mcfs.serve import querier as q
+from mcfs.serve.announcer import Announcer
+from mcfs.serve.schedule import Scheduler
+from mcfs.serve.channel import Channel
+
+
+
+class Resolver(Protocol):
+    def resolve(self, group: bytes) -> Channel | None:
+        """The channel behind a group address; None if it is none of ours."""
+        ...
+
+
+@dataclass(slots=True)
+class LinkCounters:
+    reports: int = 0
+    bad_messages: int = 0
+    joins: int = 0
+    leaves: int = 0
+
+
+class Link:
+    """Joins the tables of one interface: listeners, querier, scheduler, announcer."""
+
+    def __init__(
+        self,
+        *,
+        resolver: Resolver,
+        scheduler: Scheduler,
+        announcer: Announcer,
+        querier: q.Querier,
+        warn: Callable[[str], None],
+        own_address: Host,
+    ) -> None:
+        self.counters = LinkCounters()
+        self.scheduler = scheduler
+        self.announcer = announcer
+        self.querier = querier
+        self.hosts_seen: set[Host] = set()
+        self._resolver = resolver
+        self._warn = warn
+        self.membership = m.Membership(self._may_accept)
+        self._own_address = own_address
+
+    def _may_accept(self, group: Group) -> bool:
+        # Hosts report solicited-node groups (scope 2) too; those of version 1 come here unchecked.
+        return group in self.announcer or self._resolver.resolve(group) is not None
+
+    # --- messages ---
+
+    def receive(self, envelope: mld.Envelope, message: bytes, *, now: float) -> None:
+        """An ICMPv6 message; what is not as the standard says is counted and dropped."""
+        kind = message[0] if message else 0
+        try:
+            if kind == mld.REPORT_V2:
+                self._report(envelope, message, now)
+            elif kind == mld.QUERY:
+                self._query(envelope, message, now)
+            elif kind in (mld.REPORT_V1, mld.DONE_V1):
+                self._old_report(envelope, message, now)
+            elif kind == mld.SOLICITATION:
+                mld.parse_router_discovery_untrusted(message, envelope)
+                self.querier.solicited(now=now)
+        except BadDatagram:
+            self.counters.bad_messages += 1
+
+    def _report(self, envelope: mld.Envelope, message: bytes, now: float) -> None:
+        records = mld.parse_report_untrusted(message, envelope)
+        self.counters.reports += 1
+        self._apply(self.membership.report(envelope.source, records, now=now), now)
+
+    def _old_report(self, envelope: mld.Envelope, message: bytes, now: float) -> None:
+        old = mld.parse_old_untrusted(message, envelope)
+        host, group = envelope.source, Group(old.group)
+        tell = self.membership.done_v1 if old.done else self.membership.report_v1
+        self._apply(tell(host, group, now=now), now)
+
+    def _query(self, envelope: mld.Envelope, message: bytes, now: float) -> None:
+        query = mld.parse_query_untrusted(message, envelope)
+        for event in self.querier.query_heard(query, envelope.source, now=now):
+            self._warn(_querier_text(event))
+        if query.version == 1 and envelope.source != self._own_address:
+            self.membership.suppression_seen(now=now)
+        if any(query.group) and envelope.source != self._own_address:
+            self.membership.query_sent(Group(query.group), now=now)
+        timers = self.querier.timers
+        self.membership.set_timers(timers.robustness, timers.query_interval, timers.response_interval)
+
+    def _apply(self, events: Sequence[m.Event], now: float) -> None:
+        """Tell the tables. Nodes joined in one report are asked for in the order of their object, pages first:
+        the kernel reports the newest join first, which would send a file backwards."""
+        joined: list[tuple[Channel, Host]] = []
+        for event in events:
+            match event:
+                case m.ListenerJoined(group, host):
+                    self._joined(group, host, joined, now)
+                case m.ListenerRefreshed(group, _):
+                    self.scheduler.refreshed(group, now=now)
+                case m.ListenerLeft(group, host):
+                    self.counters.leaves += 1
+                    self.scheduler.left(host, group)
+                    self.announcer.left(host, group)
+                case m.GroupEmpty(group, certain):
+                    self._emptied(group, certain, now)
+        for channel, host in sorted(joined, key=lambda item: (-item[0].node.level, item[0].node.index)):
+            self.scheduler.joined(host, channel)
+
+    def _joined(self, group: Group, host: Host, joined: list[tuple[Channel, Host]], now: float) -> None:
+        self.counters.joins += 1
+        self.hosts_seen.add(host) if len(self.hosts_seen) < m.MAX_HOSTS else None
+        self.querier.cancel(group)
+        if group in self.announcer:
+            self.announcer.joined(host, group, now=now)
+        elif (channel := self._resolver.resolve(group)) is not None:
+            joined.append((channel, host))
+
+    def _emptied(self, group: Group, certain: bool, now: float) -> None:
+        if certain:
+            self.querier.forget(group, now=now)
+        else:
+            self.querier.ask(group, now=now)
+            self.membership.query_sent(group, now=now)
+
+    # --- time ---
+
+    def handle_timeout(self, *, now: float) -> None:
+        self._apply(self.membership.expire(now=now), now)
+        for group in self.scheduler.asks():
+            self.querier.ask(group, now=now)
+            self.membership.query_sent(group, now=now)
+
+    def next_timeout(self, now: float) -> float | None:
+        """When something is due besides what `scheduler` says."""
+        times = (
+            self.membership.next_timeout(),
+            self.querier.next_timeout(),
+            self.announcer.next_timeout(),
+        )
+        return min((t for t in times if t is not None), default=None)
+
+
+def _querier_text(event: q.Event) -> str:
+    address = ipaddress.IPv6Address(event.address)
+    if isinstance(event, q.OldQuerier):
+        return (
+            f"the querier {address} speaks MLDv1: hosts fall back to it, joins take longer and leaves are guessed; "
+            "set it to MLDv2 (on a Linux bridge: ip link set BRIDGE type bridge mcast_mld_version 2)"
+        )
+    return f"{address} is the MLD querier of this link now"

@@ -1,0 +1,82 @@
+"""What the sender asks the database: which objects there are, and where their bytes can be read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from mcfs.protocol.ids import ObjectRef
+from mcfs.serve import pack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mcfs.serve.index import Index
+
+_COPIES = 4
+"""Places of equal content that are tried before an object is given up."""
+
+
+class Place(NamedTuple):
+    """Files of one directory that, one behind the other, are an object (or were, when it was hashed)."""
+
+    root: int
+    directory: bytes
+    members: list[tuple[bytes, int]]
+    """Name and size."""
+
+
+class Lookup:
+    """The reading connection, with the sender's words. Everything raises sqlite3.Error. Thread-safe."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def objects_of(self, name: bytes) -> Iterator[tuple[int, ObjectRef]]:
+        """The objects of the newest snapshot of a share, with their rows. Small files are no objects, packs are."""
+        rows = self._index.reader.rows(
+            "WITH root AS (SELECT root FROM snapshots WHERE name = :name),"
+            " there AS (SELECT id FROM directories WHERE root = (SELECT root FROM root))"
+            " SELECT id, size, block_size, top FROM objects WHERE top IS NOT NULL AND id IN ("
+            " SELECT object FROM files WHERE directory IN there AND object IS NOT NULL"
+            " UNION SELECT object FROM packs WHERE directory IN there"
+            " UNION SELECT object FROM listings WHERE name = :name)",
+            {"name": name},
+        )
+        return ((row, ObjectRef(size, block_size, top)) for row, size, block_size, top in rows)
+
+    def ref(self, row: int) -> ObjectRef | None:
+        found = self._index.reader.row(
+            "SELECT size, block_size, top FROM objects WHERE id = ? AND top IS NOT NULL", (row,)
+        )
+        return ObjectRef(*found) if found else None
+
+    def row(self, ref: ObjectRef) -> int | None:
+        found = self._index.reader.row(
+            "SELECT id FROM objects WHERE top = ? AND size = ? AND block_size = ?", (ref.top, ref.size, ref.block_size)
+        )
+        return found[0] if found else None
+
+    def node(self, row: int, level: int, position: int) -> bytes | None:
+        """A hash page, or a block of a listing."""
+        found = self._index.reader.row(
+            "SELECT data FROM nodes WHERE object = ? AND level = ? AND position = ?", (row, level, position)
+        )
+        return found[0] if found else None
+
+    def file_places(self, row: int, size: int) -> list[Place]:
+        """Files that are the object."""
+        rows = self._index.reader.rows(
+            "SELECT root, path, name FROM files JOIN directories ON directories.id = files.directory"
+            " WHERE object = ? LIMIT ?",
+            (row, _COPIES),
+        )
+        return [Place(root, path, [(name, size)]) for root, path, name in rows]
+
+    def pack_places(self, row: int) -> list[Place]:
+        """Where the members of the pack are."""
+        rows = self._index.reader.rows(
+            "SELECT root, path, members FROM packs JOIN directories ON directories.id = packs.directory"
+            " WHERE object = ? LIMIT ?",
+            (row, _COPIES),
+        )
+        return [Place(root, path, pack.decode_members(members)) for root, path, members in rows]

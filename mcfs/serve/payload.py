@@ -1,0 +1,74 @@
+"""A loaded node, framed for sending: source datagrams at once, repair datagrams on demand."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+import numpy as np
+
+from mcfs.protocol import fec, wire
+from mcfs.protocol.fec import Symbols
+from mcfs.protocol.ids import Node
+from mcfs.protocol.merkle import Buffer
+
+CACHE_BYTES: Final = 64 << 20
+"""Framed nodes kept for repair and for readers that come a little later: what 64 channels of 1 MiB hold."""
+
+
+class Payload:
+    """The datagrams of one node. Frames are uint8[n, 12 + T], rows in ESI order."""
+
+    __slots__ = ("_encoder", "_source", "length", "node", "symbol_size")
+
+    def __init__(self, node: Node, data: Buffer, max_symbol_size: int) -> None:
+        self.node = node
+        self.length = len(data)
+        self.symbol_size = fec.symbol_size(self.length, max_symbol_size)
+        k = fec.source_symbols(self.length, self.symbol_size)
+        padded = np.zeros(k * self.symbol_size, dtype=np.uint8)
+        padded[: self.length] = np.frombuffer(data, dtype=np.uint8)
+        symbols = padded.reshape(k, self.symbol_size)
+        self._source = wire.frame(self.length, np.arange(k, dtype=np.uint32), symbols)
+        self._encoder: fec.Encoder | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, the encoder's intermediate symbols included."""
+        return self._source.nbytes * (2 if self._encoder else 1)
+
+    def source(self, start: int, count: int) -> Symbols:
+        """Source datagrams [start, start + count), a view."""
+        return self._source[start : start + count]
+
+    def repair(self, start: int, count: int) -> Symbols:
+        """Repair datagrams with ESI K + start and following. The first call sets the encoder up (3 ms per MiB)."""
+        if self._encoder is None:
+            self._encoder = fec.Encoder(np.ascontiguousarray(self._source[:, wire.HEADER_SIZE :]))
+        first = len(self._source) + start
+        esis = np.arange(first, first + count, dtype=np.uint32)
+        return wire.frame(self.length, esis, self._encoder.repair(start, count))
+
+
+class PayloadCache:
+    """The most recently used payloads, bounded by bytes."""
+
+    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._payloads: OrderedDict[Node, Payload] = OrderedDict()
+
+    def get(self, node: Node) -> Payload | None:
+        payload = self._payloads.get(node)
+        if payload is not None:
+            self._payloads.move_to_end(node)
+        return payload
+
+    def put(self, payload: Payload) -> None:
+        self._payloads[payload.node] = payload
+        total = sum(p.nbytes for p in self._payloads.values())
+        while total > self._max_bytes and len(self._payloads) > 1:
+            _, oldest = self._payloads.popitem(last=False)
+            total -= oldest.nbytes
+
+    def clear(self) -> None:
+        self._payloads.clear()

@@ -1,0 +1,470 @@
+"""What to send next on one link: the sending rule.
+
+Membership is the only feedback: a host that stays joined still needs symbols, one that leaves has the node. A channel
+(one node in one pace class) goes through these states::
+
+              join                loaded               pass sent            hold-off over
+    (none) --------> LOADING ----------------> PASS ----------------> PARKED -------------> BURST
+                        |                       ^  ^                    ^  ^                  |
+                        | gone                  |  +------ join --------+  +--- burst sent ---+
+                        v                       |                       |
+                      GONE (told once a second) +---------- join -------+---- report ----- ASKED
+                                                                                            ^ K repair symbols
+    the last leave ends a channel in any state                                 PARKED ------+ without a report
+
+1. PASS: each listener gets K source symbols from where it joined (cyclic), then a proactive share r of repair symbols.
+2. PARKED: for longer than the client's tick and the leave latency.
+3. BURST: repair symbols, 2 % of K, doubled each time up to K, every ESI new. The first three bursts go before first
+   passes: they are small, and behind them they starve and readers drift apart. Later ones go behind first passes with a
+   doubling hold-off: otherwise one unplugged host stops everybody.
+4. r adapts per pace class: up for each of a channel's first two bursts, down for each pass. It is read when a pass
+   starts; fixed at the join it would be stale by the length of the queue.
+5. ASKED: after K symbols of repair without a fresh report nothing more is sent until a report or a leave; the querier is
+   told to ask.
+
+The constants were found by simulation (docs/design.md, "The sending rule").
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from mcfs.protocol import fec, wire
+from mcfs.protocol.ids import PACE_CLASSES, Group, Host, Node
+from mcfs.serve.pacer import Pacer
+from mcfs.serve.payload import Payload, PayloadCache
+from mcfs.serve.channel import Channel
+
+HOLD_OFF: Final = 0.08
+"""Seconds; more than a tick of 40 ms and the leave's way of up to 24 ms."""
+MAX_HOLD_OFF: Final = 2.5
+URGENT_BURSTS: Final = 3
+FIRST_BURST: Final = 0.02
+MIN_BURST: Final = 8
+SHARE_UP: Final = 0.002
+SHARE_DOWN: Final = 0.0004
+SHARE_MAX: Final = 0.3
+SHARE_START: Final = 0.005
+GONE_INTERVAL: Final = 1.0
+MAX_SUPER_DATAGRAM: Final = 65000
+"""Bytes in one UDP_SEGMENT send, headers of IPv6 and UDP left room for."""
+MAX_SEGMENTS: Final = 64
+"""UDP_MAX_SEGMENTS of kernels before 6.9."""
+MAX_CHANNELS: Final = 65536
+"""Channels that one link's listeners can open: 256 hosts at the cap of 256 groups; 1 kB each."""
+REMEMBERED_REPAIRS: Final = 65536
+RANDOM_REPAIR_START: Final = 256
+"""Repair symbols are numbered from K plus a random start, so that a restarted or a second server does not repeat them.
+The range is small because the encoder makes them from K upwards."""
+LOAD_AHEAD: Final = 16
+"""Nodes being loaded or loaded and not begun: enough to hide a disk's latency, little enough to stay in memory."""
+SMALL_K: Final = 64
+"""A first pass of at most this many symbols (pages, listings) goes before longer ones: 0.8 ms at 1 Gbit/s."""
+
+
+class State(Enum):
+    LOADING = 0
+    PASS = 1
+    PARKED = 2
+    BURST = 3
+    ASKED = 4
+    GONE = 5
+
+
+@dataclass(slots=True, eq=False)
+class _Channel:
+    channel: Channel
+    k: int
+    t: int
+    state: State = State.LOADING
+    marks: dict[Host, int] = field(default_factory=dict)
+    """Per listener: source symbols that the channel had sent when it joined."""
+    sent: int = 0
+    until: int = 0
+    share: float | None = None
+    repair_left: int | None = None
+    """Repair symbols still to send in this pass or burst; None while the pass has not come to them."""
+    bursts: int = 0
+    burst: int = 0
+    unanswered: int = 0
+    """Repair symbols since the last report."""
+    wake: float = 0.0
+    """When it leaves PARKED, or tells again in GONE."""
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.marks)
+
+
+@dataclass(frozen=True, slots=True)
+class Transmission:
+    """Datagrams of one size for one group: at most one super-datagram."""
+
+    group: Group
+    payload: Payload
+    start: int
+    count: int
+    repair: bool
+    wire_bits: int
+
+    def datagrams(self) -> fec.Symbols:
+        """uint8[count, 12 + T]."""
+        return (self.payload.repair if self.repair else self.payload.source)(self.start, self.count)
+
+
+@dataclass(slots=True)
+class SendCounters:
+    source_symbols: int = 0
+    repair_symbols: int = 0
+    channels_refused: int = 0
+    passes: int = 0
+    bursts: int = 0
+
+
+class Scheduler:
+    """Channels of one link, and which of them sends next. All times are seconds of the caller's monotonic clock."""
+
+    def __init__(
+        self,
+        *,
+        rate: float,
+        payloads: PayloadCache,
+        max_symbol_size: int,
+        repair_start: Callable[[], int],
+    ) -> None:
+        """`repair_start` draws from [0, RANDOM_REPAIR_START)."""
+        self.counters = SendCounters()
+        self.shares = [SHARE_START] * PACE_CLASSES
+        self._pacer = Pacer(rate)
+        self._payloads = payloads
+        self._max_symbol_size = max_symbol_size
+        self._repair_start = repair_start
+        self._channels: dict[Group, _Channel] = {}
+        self._loading: dict[Node, list[_Channel]] = {}
+        self._to_load: deque[Node] = deque()
+        self._under_way: set[Node] = set()
+        self._queues = [_Queues() for _ in range(PACE_CLASSES)]
+        self._not_before = [0.0] * PACE_CLASSES
+        self._timers: list[tuple[float, int, _Channel]] = []
+        self._sequence = 0
+        self._repairs: OrderedDict[Node, int] = OrderedDict()
+        self._asks: list[Group] = []
+        self._gone: list[Group] = []
+
+    # --- what listeners do ---
+
+    def joined(self, host: Host, channel: Channel) -> None:
+        """A host that was not a listener of the channel now is one."""
+        state = self._channels.get(channel.group)
+        if state is None:
+            if len(self._channels) >= MAX_CHANNELS:
+                self.counters.channels_refused += 1
+                return
+            state = self._open(channel)
+        state.marks[host] = state.sent
+        state.until = state.sent + state.k
+        state.bursts = state.burst = state.unanswered = 0
+        if state.state in (State.PARKED, State.BURST, State.ASKED):
+            self._start_pass(state)
+
+    def refreshed(self, group: Group, *, now: float) -> None:
+        """A listener reported again: it is there and still needs symbols."""
+        state = self._channels.get(group)
+        if state is None:
+            return
+        state.unanswered = 0
+        if state.state is State.ASKED:
+            self._park(state, now)
+
+    def left(self, host: Host, group: Group) -> None:
+        state = self._channels.get(group)
+        if state is None or state.marks.pop(host, None) is None:
+            return
+        if not state.marks:
+            self._close(state)
+        else:
+            state.until = max(state.marks.values()) + state.k
+
+    # --- loading ---
+
+    def to_load(self) -> list[Node]:
+        """Nodes to load now, in order; answer each with `loaded` or `gone`."""
+        nodes = []
+        while self._to_load and len(self._under_way) < LOAD_AHEAD:
+            node = self._to_load.popleft()
+            if node in self._loading and node not in self._under_way:
+                self._under_way.add(node)
+                nodes.append(node)
+        return nodes
+
+    def loaded(self, payload: Payload) -> None:
+        self._under_way.discard(payload.node)
+        self._payloads.put(payload)
+        for state in self._loading.pop(payload.node, ()):
+            if state.state is State.LOADING:
+                self._resume_pass(state)
+            elif state.state is State.BURST:
+                self._queues[state.channel.pace].push_burst(state)
+
+    def gone(self, node: Node, *, now: float) -> None:
+        """The node can no longer be produced: its listeners are told once a second."""
+        self._under_way.discard(node)
+        for state in self._loading.pop(node, ()):
+            if state.wanted:
+                state.state = State.GONE
+                state.wake = now
+                self._at(now, state)
+
+    # --- what to do next ---
+
+    def next(self, now: float) -> Transmission | None:
+        """The next burst, or None if there is nothing to send at `now`."""
+        self._handle_timers(now)
+        if self._pacer.ready_at(now) > now:
+            return None
+        for state in self._candidates(now):
+            transmission = self._step(state, now)
+            if transmission is not None:
+                self._account(state, transmission, now)
+                return transmission
+        return None
+
+    def next_timeout(self, now: float) -> float | None:
+        """When `next` may have something; None if only an event from outside can change that."""
+        times = [self._timers[0][0]] if self._timers else []
+        waiting = [pace for pace, queues in enumerate(self._queues) if queues]
+        if waiting:
+            times.append(max(self._pacer.ready_at(now), min(self._not_before[pace] for pace in waiting)))
+        return min(times) if times else None
+
+    def asks(self) -> list[Group]:
+        """Groups whose listeners the querier should ask for a report."""
+        asks, self._asks = self._asks, []
+        return asks
+
+    def told_gone(self) -> list[Group]:
+        """Groups whose listeners are to be told now that the node is gone."""
+        gone, self._gone = self._gone, []
+        return gone
+
+    @property
+    def channels(self) -> int:
+        return len(self._channels)
+
+    def pending(self) -> Iterator[Group]:
+        """Groups whose first pass is still ahead or running, for the beacon."""
+        return (g for g, s in self._channels.items() if s.state in (State.LOADING, State.PASS))
+
+    # --- inside ---
+
+    def _open(self, channel: Channel) -> _Channel:
+        t = fec.symbol_size(channel.node.size, self._max_symbol_size)
+        state = _Channel(channel, fec.source_symbols(channel.node.size, t), t)
+        self._channels[channel.group] = state
+        if self._payloads.get(channel.node) is not None:
+            self._start_pass(state)
+        else:
+            self._load(state)
+        return state
+
+    def _close(self, state: _Channel) -> None:
+        """Queues and timers find out by themselves: a channel without listeners is skipped."""
+        del self._channels[state.channel.group]
+        node = state.channel.node
+        waiting = self._loading.get(node)
+        if waiting is not None and node not in self._under_way:
+            waiting.remove(state) if state in waiting else None
+            if not waiting:
+                del self._loading[node]
+
+    def _load(self, state: _Channel) -> None:
+        node = state.channel.node
+        if node not in self._loading:
+            self._loading[node] = []
+            self._to_load.append(node)
+        if state not in self._loading[node]:
+            self._loading[node].append(state)
+
+    def _start_pass(self, state: _Channel) -> None:
+        state.share = None
+        state.repair_left = None
+        self._resume_pass(state)
+
+    def _resume_pass(self, state: _Channel) -> None:
+        state.state = State.PASS
+        self._queues[state.channel.pace].push_pass(state)
+
+    def _park(self, state: _Channel, now: float) -> None:
+        state.state = State.PARKED
+        late = max(0, state.bursts - URGENT_BURSTS)
+        state.wake = now + min(MAX_HOLD_OFF, HOLD_OFF * 2**late)
+        self._at(state.wake, state)
+
+    def _at(self, when: float, state: _Channel) -> None:
+        self._sequence += 1
+        heapq.heappush(self._timers, (when, self._sequence, state))
+
+    def _handle_timers(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            _, _, state = heapq.heappop(self._timers)
+            if not state.wanted or state.wake > now:
+                continue
+            if state.state is State.PARKED:
+                self._start_burst(state)
+            elif state.state is State.GONE:
+                self._gone.append(state.channel.group)
+                state.wake = now + GONE_INTERVAL
+                self._at(state.wake, state)
+
+    def _start_burst(self, state: _Channel) -> None:
+        if state.unanswered >= state.k:
+            state.state = State.ASKED
+            self._asks.append(state.channel.group)
+            return
+        state.state = State.BURST
+        state.burst = min(state.k, state.burst * 2 or max(MIN_BURST, int(state.k * FIRST_BURST)))
+        state.repair_left = state.burst
+        state.bursts += 1
+        if state.bursts <= 2:
+            pace = state.channel.pace
+            self.shares[pace] = min(SHARE_MAX, self.shares[pace] + SHARE_UP)
+        self.counters.bursts += 1
+        self._queues[state.channel.pace].push_burst(state)
+
+    def _candidates(self, now: float) -> Iterator[_Channel]:
+        """Channels that may send, most urgent first, those of slower classes only when their time has come."""
+        ready = [queues for pace, queues in enumerate(self._queues) if queues and self._not_before[pace] <= now]
+        for phase in (_Queues.urgent, _Queues.passes, _Queues.late):
+            for queues in ready:
+                yield from phase(queues)
+
+    def _step(self, state: _Channel, now: float) -> Transmission | None:
+        """The channel's next burst; None if it has to wait for its payload or has come to the end of its pass.
+
+        In both cases it has left its queue.
+        """
+        payload = self._payloads.get(state.channel.node)
+        if payload is None:
+            self._queues[state.channel.pace].remove(state)
+            if state.state is State.PASS:
+                state.state = State.LOADING
+            self._load(state)
+            return None
+        if state.share is None:
+            state.share = self.shares[state.channel.pace]
+        if state.state is State.PASS and state.sent < state.until:
+            return self._source(state, payload)
+        if state.repair_left is None:
+            state.repair_left = math.ceil(state.share * state.k) if state.share * state.k >= 0.5 else 0
+        if state.repair_left == 0:
+            self._end(state, now)
+            return None
+        return self._repair(state, payload, state.repair_left)
+
+    def _source(self, state: _Channel, payload: Payload) -> Transmission:
+        start = state.sent % state.k
+        count = min(self._segments(state.t), state.until - state.sent, state.k - start)
+        state.sent += count
+        self.counters.source_symbols += count
+        return self._transmission(state, payload, start, count, repair=False)
+
+    def _repair(self, state: _Channel, payload: Payload, left: int) -> Transmission:
+        count = min(self._segments(state.t), left)
+        start = self._next_repair(state.channel.node, count, state.k)
+        state.repair_left = left - count
+        if state.state is State.BURST:
+            state.unanswered += count
+        self.counters.repair_symbols += count
+        return self._transmission(state, payload, start, count, repair=True)
+
+    def _end(self, state: _Channel, now: float) -> None:
+        """The pass or the burst is sent: park the channel."""
+        pace = state.channel.pace
+        self._queues[pace].remove(state)
+        if state.state is State.PASS:
+            self.shares[pace] = max(0.0, self.shares[pace] - SHARE_DOWN)
+            self.counters.passes += 1
+        self._park(state, now)
+
+    def _next_repair(self, node: Node, count: int, k: int) -> int:
+        """Numbers of repair symbols that this link has not sent yet; wraps at the end of the 24-bit ESI space."""
+        start = self._repairs.pop(node, None)
+        if start is None:
+            start = self._repair_start()
+        if k + start + count > fec.MAX_ESI:
+            start = 0
+        self._repairs[node] = start + count
+        if len(self._repairs) > REMEMBERED_REPAIRS:
+            self._repairs.popitem(last=False)
+        return start
+
+    def _transmission(self, state: _Channel, payload: Payload, start: int, count: int, *, repair: bool) -> Transmission:
+        bits = 8 * count * (state.t + wire.HEADER_SIZE + wire.LINK_OVERHEAD)
+        return Transmission(state.channel.group, payload, start, count, repair, bits)
+
+    def _account(self, state: _Channel, transmission: Transmission, now: float) -> None:
+        self._pacer.spend(transmission.wire_bits)
+        pace = state.channel.pace
+        if pace:
+            self._not_before[pace] = now + transmission.wire_bits * 2**pace / self._pacer.rate
+
+    @staticmethod
+    def _segments(t: int) -> int:
+        return min(MAX_SEGMENTS, MAX_SUPER_DATAGRAM // (t + wire.HEADER_SIZE))
+
+
+class _Queues:
+    """The channels of one pace class that have something to send.
+
+    Entries of channels that were closed or moved on are dropped when they come to the front.
+    """
+
+    __slots__ = ("_bursts", "_late", "_passes", "_small")
+
+    def __init__(self) -> None:
+        self._bursts: dict[_Channel, None] = {}
+        self._late: dict[_Channel, None] = {}
+        self._small: dict[_Channel, None] = {}
+        self._passes: dict[_Channel, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._bursts or self._small or self._passes or self._late)
+
+    def push_pass(self, state: _Channel) -> None:
+        self.remove(state)
+        (self._small if state.k <= SMALL_K else self._passes)[state] = None
+
+    def push_burst(self, state: _Channel) -> None:
+        self.remove(state)
+        (self._bursts if state.bursts <= URGENT_BURSTS else self._late)[state] = None
+
+    def remove(self, state: _Channel) -> None:
+        for queue in (self._bursts, self._late, self._small, self._passes):
+            queue.pop(state, None)
+
+    def urgent(self) -> Iterator[_Channel]:
+        return self._live(self._bursts)
+
+    def passes(self) -> Iterator[_Channel]:
+        yield from self._live(self._small)
+        yield from self._live(self._passes)
+
+    def late(self) -> Iterator[_Channel]:
+        return self._live(self._late)
+
+    @staticmethod
+    def _live(queue: dict[_Channel, None]) -> Iterator[_Channel]:
+        while queue:
+            state = next(iter(queue))
+            if state.wanted:
+                yield state
+                if queue and next(iter(queue)) is state:  # still at the front: the caller could not use it
+                    return
+            else:
+                del queue[state]

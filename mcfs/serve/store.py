@@ -1,0 +1,190 @@
+"""The store: which node a multicast group stands for, and that node's bytes.
+
+Memory grows by 16 bytes per object: the tag of its groups, and the row in the database that says the rest. Blocks are
+read from the files when they are asked for, into a private buffer, and *that buffer* is checked against the hash tree
+before it is given out: a file that was changed, replaced or swapped for a link since it was indexed yields Gone, never
+other bytes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+
+from mcfs.protocol.addressing import CONTROL_KIND, SITE_LOCAL, addresser_of, scope_of, tag_of
+from mcfs.protocol.errors import BadNode, Gone
+from mcfs.protocol.ids import FAN_OUT, Digest, Group, Node, ObjectRef
+from mcfs.protocol.merkle import child_hash, is_zero_leaf, verify_node
+from mcfs.serve.lookup import Lookup
+from mcfs.serve.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from mcfs.serve.index import Index, Snapshot
+
+    Tags: TypeAlias = npt.NDArray[np.uint64]
+    Rows: TypeAlias = npt.NDArray[np.int64]
+
+_ADDRESSERS: Final = 1024
+"""Objects in use at a time: the channels that a network can hold, and then some."""
+_PAGES: Final = 64
+"""Hash pages kept, 2 MiB: each is used for 1,024 blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One multicast group: one node in one pace class."""
+
+    group: Group
+    node: Node
+    pace: int
+
+
+class NodeStore:
+    """The objects of some snapshots of an index. Thread-safe."""
+
+    def __init__(self, index: Index, *, scope: int = SITE_LOCAL, secret: bytes = b"") -> None:
+        self._index = index
+        self._scope = scope
+        self._secret = secret
+        self._lookup = Lookup(index)
+        self._source = Source(index)
+        self._current: frozenset[int] = frozenset()
+        self._tags = _table({})
+        self._forget_rows()
+
+    def __len__(self) -> int:
+        """Objects that can be resolved."""
+        return len(self._tags[0])
+
+    def replace(self, snapshots: Sequence[Snapshot]) -> None:
+        """Serve these snapshots, each the newest of its share. Blocks: 5 us per object.
+
+        What only the snapshots before them had can still be resolved, until the next call: their readers get what can
+        still be produced, and are told of the rest that it is gone.
+        """
+        objects = {row: ref for snapshot in snapshots for row, ref in self._lookup.objects_of(snapshot.name)}
+        current = frozenset(objects)
+        old = {row: ref for row in self._current - current if (ref := self._lookup.ref(row)) is not None}
+        self._tags = _table({row: self._tag(ref) for row, ref in (objects | old).items()})
+        self._current = current
+        self._forget_rows()
+        self._source.clear()
+        self._index.collect(keep=old.keys())
+
+    def resolve(self, group: bytes) -> Channel | None:
+        """The channel of a group, None if it is no node of ours. Microseconds; reads the database for a new object."""
+        if scope_of(group) != self._scope:
+            return None
+        channels = (self._channel(row, Group(group)) for row in self._candidates(tag_of(group)))
+        return next((channel for channel in channels if channel), None)
+
+    def load(self, node: Node) -> bytes | bytearray:
+        """The verified bytes of a node, for which it may wait for the disk. Raises Gone."""
+        try:
+            row = self._row(node.object)
+            if row is None:
+                raise Gone("no such object")
+            expected = self._expected(row, node)
+            if is_zero_leaf(node, expected):
+                return bytes(node.size)
+            return self._kept(row, node, expected) or self._read(row, node, expected)
+        except sqlite3.Error as error:
+            raise Gone(f"state database: {error}") from None
+
+    def close(self) -> None:
+        """Close the files that are kept open."""
+        self._source.clear()
+
+    # --- which node --------------------------------------------------------------------------------------------------
+
+    def _forget_rows(self) -> None:
+        """Start the caches anew: rows may have been removed."""
+        self._page = lru_cache(_PAGES)(self._lookup.node)
+        self._row = lru_cache(_ADDRESSERS)(self._lookup.row)
+        self._ref = lru_cache(_ADDRESSERS)(self._lookup.ref)
+        self._addresser = lru_cache(_ADDRESSERS)(lambda ref: addresser_of(ref, self._secret))
+
+    def _tag(self, ref: ObjectRef) -> int:
+        return int.from_bytes(addresser_of(ref, self._secret).tag, "big")
+
+    def _candidates(self, tag: bytes) -> Iterator[int]:
+        """Rows of the objects with a tag: one as a rule, two should tags collide."""
+        tags, rows = self._tags
+        number = np.uint64(int.from_bytes(tag, "big"))
+        at = int(np.searchsorted(tags, number))
+        while at < len(tags) and tags[at] == number:
+            yield int(rows[at])
+            at += 1
+
+    def _channel(self, row: int, group: Group) -> Channel | None:
+        try:
+            ref = self._ref(row)
+        except sqlite3.Error:
+            return None
+        if ref is None:
+            return None
+        addresser = self._addresser(ref)
+        coordinate = addresser.coordinate(group)
+        # The tag is compared because a rebuilt database gives old rows to new objects.
+        if coordinate is None or coordinate.kind >= CONTROL_KIND or addresser.tag != tag_of(group):
+            return None
+        if not ref.geometry.has(coordinate.kind, coordinate.index):
+            return None
+        return Channel(group, Node(ref, coordinate.kind, coordinate.index), coordinate.pace)
+
+    # --- its bytes ---------------------------------------------------------------------------------------------------
+
+    def _expected(self, row: int, node: Node) -> Digest:
+        """The node's hash, from the page above it. A damaged page only means that no bytes fit."""
+        if node.level == node.object.geometry.top_level:
+            return node.object.top
+        page = self._page(row, node.level + 1, node.index // FAN_OUT)
+        if page is None:
+            raise Gone("its hash page is not in the state database")
+        return child_hash(page, node.index)
+
+    def _kept(self, row: int, node: Node, expected: Digest) -> bytes | None:
+        """A page or a block of a listing, from the database."""
+        data = self._lookup.node(row, node.level, node.index)
+        if data is not None and _fits(node, expected, data):
+            return data
+        if node.level:
+            raise Gone("its hash page is damaged or not in the state database")
+        return None
+
+    def _read(self, row: int, node: Node, expected: Digest) -> bytearray:
+        """A block, from wherever its file or the files of its pack are."""
+        fits = partial(_fits, node, expected)
+        offset = node.index * node.object.block_size
+        for place in self._lookup.file_places(row, node.object.size):
+            if data := self._source.file_block(place, offset, node.size, fits):
+                return data
+        for place in self._lookup.pack_places(row):
+            if data := self._source.pack_block(place, node.size, fits):
+                return data
+        self._index.doubt(row)
+        raise Gone("no file has its bytes any more")
+
+
+def _fits(node: Node, expected: Digest, data: bytes | bytearray) -> bool:
+    try:
+        verify_node(node, data, expected)
+    except BadNode:
+        return False
+    return True
+
+
+def _table(tags: dict[int, int]) -> tuple[Tags, Rows]:
+    """Row -> tag as two arrays, sorted by tag."""
+    keys = np.fromiter(tags.values(), dtype=np.uint64, count=len(tags))
+    rows = np.fromiter(tags.keys(), dtype=np.int64, count=len(tags))
+    order = np.argsort(keys)
+    return keys[order], rows[order]

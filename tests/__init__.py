@@ -1,0 +1,1 @@
+"""The tests mirror the rooms of mcfs/; tests/netlab runs over real namespaces, bridge and FUSE."""

@@ -1,0 +1,1 @@
+"""Tests in network namespaces, through a snooping bridge and the kernel's FUSE."""

@@ -1,0 +1,119 @@
+"""The server's and the clients' cores together, over a hostile link in virtual time."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from mcfs.fetch.fetcher import Limits
+from mcfs.protocol.errors import TimedOut
+from mcfs.protocol.ids import MIN_BLOCK_SIZE, Node, ObjectRef
+from tests.fakelink import FakeClient, FakeNetwork, Hostility, MemoryStore
+
+
+def nodes_of(ref: ObjectRef) -> list[Node]:
+    return [Node(ref, 0, i) for i in range(ref.geometry.counts[0])]
+
+
+def read_sequentially(network: FakeNetwork, client: FakeClient, ref: ObjectRef, window: int = 8) -> bytes:
+    """As a reader with read-ahead does."""
+    nodes = nodes_of(ref)
+    for i, node in enumerate(nodes):
+        for ahead in nodes[i : i + window]:
+            if ahead not in client.outcomes and not client.tree.is_pending(ahead):
+                client.request(ahead, urgent=ahead is node)
+        network.run(lambda n=node: n in client.outcomes)  # type: ignore[misc]
+    return b"".join(client.outcomes[node].data or b"" for node in nodes)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_hostile_link_gives_the_right_bytes(seed: int) -> None:
+    rng = random.Random(seed)
+    data = rng.randbytes(rng.randint(1, 12 * MIN_BLOCK_SIZE))
+    store = MemoryStore()
+    ref = store.add(data, MIN_BLOCK_SIZE)
+    network = FakeNetwork(store, seed)
+    hostility = Hostility(rng.uniform(0, 0.3), rng.uniform(0, 0.1), rng.choice((0.0, 0.02, 0.1)), rng.uniform(0, 0.2))
+    clients = [network.add_client(hostility) for _ in range(rng.randint(1, 3))]
+    for client in clients:
+        for node in nodes_of(ref):
+            client.request(node)
+    network.run(lambda: all(len(c.outcomes) == ref.geometry.counts[0] for c in clients))
+    for client in clients:
+        assert b"".join(client.outcomes[node].data or b"" for node in nodes_of(ref)) == data
+
+
+def test_without_loss_nothing_is_sent_twice() -> None:
+    store = MemoryStore()
+    data = random.Random(1).randbytes(64 * MIN_BLOCK_SIZE)
+    ref = store.add(data, MIN_BLOCK_SIZE)
+    network = FakeNetwork(store)
+    client = network.add_client()
+    assert read_sequentially(network, client, ref, 32) == data
+    source = sum(-(-node.size // 1424) for node in nodes_of(ref))
+    assert network.symbols_sent <= 1.03 * source + 10
+
+
+def test_a_node_that_cannot_be_produced_is_not_waited_for_by_others() -> None:
+    store = MemoryStore()
+    ref = store.add(bytes(range(256)) * 2048, MIN_BLOCK_SIZE)
+    network = FakeNetwork(store)
+    client = network.add_client(limits=Limits(timeout=5.0))
+    lost, there = Node(ref, 0, 1), Node(ref, 0, 2)
+    store.lost.add(lost)
+    client.request(lost)
+    client.request(there)
+    network.run(lambda: there in client.outcomes)
+    assert client.outcomes[there].data is not None
+    network.run(lambda: lost in client.outcomes)
+    assert isinstance(client.outcomes[lost].error, TimedOut)
+
+
+def test_silence_ends_with_an_error_in_time() -> None:
+    store = MemoryStore()
+    ref = store.add(bytes(100), MIN_BLOCK_SIZE)
+    ref = store.add(b"x" * 100, MIN_BLOCK_SIZE)
+    network = FakeNetwork(store)
+    network.stop_server()
+    client = network.add_client(limits=Limits(timeout=3.0))
+    node = Node(ref, 0, 0)
+    client.request(node)
+    network.run(lambda: node in client.outcomes)
+    assert isinstance(client.outcomes[node].error, TimedOut)
+    assert 3.0 <= network.now <= 3.5
+
+
+def test_a_restarted_server_is_found_again() -> None:
+    store = MemoryStore()
+    data = random.Random(3).randbytes(200 * MIN_BLOCK_SIZE)
+    ref = store.add(data, MIN_BLOCK_SIZE)
+    network = FakeNetwork(store, rate=1e8)
+    client = network.add_client()
+    for node in nodes_of(ref):
+        client.request(node)
+    network.run(lambda: len(client.outcomes) > 50)
+    network.stop_server()
+    network.at(network.now + 5.0, network.start_server)
+    network.run(lambda: len(client.outcomes) == 200)
+    assert b"".join(client.outcomes[node].data or b"" for node in nodes_of(ref)) == data
+
+
+def test_an_unplugged_host_does_not_stop_the_others() -> None:
+    store = MemoryStore()
+    data = random.Random(4).randbytes(300 * MIN_BLOCK_SIZE)
+    ref = store.add(data, MIN_BLOCK_SIZE)
+
+    def duration(unplug: bool) -> float:
+        network = FakeNetwork(store, rate=2e8)
+        living = [network.add_client() for _ in range(3)]
+        dead = network.add_client()
+        for client in (*living, dead):
+            for node in nodes_of(ref):
+                client.request(node, urgent=False)
+        network.run(lambda: len(dead.outcomes) > 30)
+        dead.unplugged = unplug
+        network.run(lambda: all(len(c.outcomes) == 300 for c in living))
+        return network.now
+
+    assert duration(True) <= 1.4 * duration(False)
