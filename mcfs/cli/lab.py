@@ -37,6 +37,9 @@ from typing import IO, Any, Self, TypeAlias
 
 import psutil
 
+from mcfs.cli import mounts
+from mcfs.protocol.errors import UserError
+
 Argv: TypeAlias = Sequence[str | Path]
 Output: TypeAlias = IO[Any] | int | None
 
@@ -44,7 +47,7 @@ INTERFACE = "eth0"
 BRIDGE = "br0"
 NAMESPACES = Path("/run/netns")
 FUSE_DEVICE = Path("/dev/fuse")
-TOOLS = ("ip", "bridge", "tc", "nft", "ethtool", "sysctl", "nsenter", "umount", "fusermount3")
+TOOLS = ("ip", "bridge", "tc", "nft", "ethtool", "sysctl", "nsenter", "fusermount3")
 
 COMMAND_DEADLINE = 30.0
 LINK_DEADLINE = 5.0
@@ -57,7 +60,7 @@ _LOSS_TABLE = "inet mcfs_lab"
 _serial = itertools.count(1)
 
 
-class LabError(Exception):
+class LabError(UserError):
     """Something that the lab could not do; its text is one line."""
 
 
@@ -106,8 +109,8 @@ class Lab:
     """Hosts `server` and `client1` to `clientN` on one snooping bridge (`switch`); use as a context manager.
 
     Leaving it, also by an exception, Ctrl-C, SIGTERM or SIGHUP, ends what runs inside, unmounts what `track_mount` was
-    told of and removes the namespaces; LabError if that cannot be done. Without `snooping` the bridge floods all groups; with `wire` every host sends
-    each datagram as a packet of its own (see `wire_mode`).
+    told of and removes the namespaces; LabError if that cannot be done. Without `snooping` the bridge floods all
+    groups; with `wire` every host sends each datagram as a packet of its own (see `wire_mode`).
     """
 
     def __init__(self, prefix: str, clients: int, *, snooping: bool = True, wire: bool = False) -> None:
@@ -136,7 +139,7 @@ class Lab:
     @staticmethod
     def cleanup_stale(prefix: str) -> None:
         """Removes what labs of this prefix left behind whose process was killed; those of live processes stay."""
-        is_stale = _Stale(prefix)
+        is_stale = Stale(prefix)
         for path in _mount_points():
             if path.parent != NAMESPACES and is_stale(path):
                 _unmount(path)
@@ -231,7 +234,7 @@ class Lab:
 
     def _remove(self) -> None:
         """Ends processes before it waits for any: one that reads from a mount cannot end before the mount's daemon."""
-        with _signals_ignored():
+        with signals_ignored():
             for path in reversed(self._mounts):
                 _unmount(path)
             try:
@@ -241,8 +244,8 @@ class Lab:
                     _reap(process)
 
 
-class _Stale:
-    """Tells whether a path lies in one that is named after a lab, of this prefix, whose process is no more."""
+class Stale:
+    """Tells whether a path is, or lies in, one that is named after a lab of this prefix whose process is no more."""
 
     def __init__(self, prefix: str) -> None:
         self._label = re.compile(rf"{re.escape(prefix)}-(\d+)-\d+\b")
@@ -276,7 +279,7 @@ def exit_on_signals() -> Iterator[None]:
         yield
 
 
-def _signals_ignored() -> contextlib.AbstractContextManager[None]:
+def signals_ignored() -> contextlib.AbstractContextManager[None]:
     """Clean-up is bounded by deadlines of its own: a second Ctrl-C does not cut it short."""
     return _handling(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN))
 
@@ -305,12 +308,14 @@ def _run(
     except subprocess.TimeoutExpired:
         raise LabError(f"not done within {timeout:g} s: {command}") from None
     if check and done.returncode != 0:
-        raise LabError(f"{command}: {_last_line(done.stderr) or f'exit code {done.returncode}'}")
+        raise LabError(f"{command}: {_complaint(done.stderr) or f'exit code {done.returncode}'}")
     return done
 
 
-def _last_line(text: str) -> str:
-    return text.strip().rpartition("\n")[2]
+def _complaint(text: str) -> str:
+    """The line that says what is wrong: the first with the word error, else the last."""
+    lines = text.strip().splitlines()
+    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "")
 
 
 def _wait_for(condition: Callable[[], bool], failure: str) -> None:
@@ -362,22 +367,24 @@ def _loss_rules(percent: float) -> str:
     """Rules that replace the table in one transaction; adding it first lets `delete` work when there is none."""
     rules = [f"add table {_LOSS_TABLE}", f"delete table {_LOSS_TABLE}"]
     if percent > 0:
-        hook = "type filter hook input priority 0;"
         drop = f"meta l4proto udp numgen random mod 1000 < {round(percent * 10)} drop"
-        rules.append(f"table {_LOSS_TABLE} {{ chain input {{ {hook} {drop}; }} }}")
+        rules += [
+            f"add table {_LOSS_TABLE}",
+            f"add chain {_LOSS_TABLE} input {{ type filter hook input priority 0; }}",
+            f"add rule {_LOSS_TABLE} input {drop}",
+        ]
     return "\n".join(rules) + "\n"
 
 
 def _mount_points() -> list[Path]:
-    """All mount points, the last mounted first; the kernel writes blanks and such as \\ooo."""
-    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    names = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]) for line in lines)
-    return [Path(name) for name in names][::-1]
+    """All mount points, the last mounted first."""
+    return [Path(partition.mountpoint) for partition in psutil.disk_partitions(all=True)][::-1]
 
 
 def _unmount(path: Path) -> None:
-    """Lazily, so that neither open files nor a daemon that is gone can hold it up."""
-    _run(["umount", "--lazy", path], check=False)
+    """Lazily, so that neither open files nor a daemon that is gone can hold it up; nothing if it is no mount."""
+    with suppress(UserError):
+        mounts.unmount(path, lazy=True)
 
 
 def _remove_namespaces(namespaces: Sequence[str]) -> None:

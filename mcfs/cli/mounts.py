@@ -56,9 +56,9 @@ def resolve(mountpoint: Path) -> Path:
 
 
 def is_dead(mountpoint: Path) -> bool:
-    """Whether the process behind a FUSE mount has gone. Asked by statfs, as attributes may be remembered by the kernel."""
+    """Whether the process behind a FUSE mount has gone."""
     try:
-        os.statvfs(mountpoint)
+        os.statvfs(mountpoint)  # not stat: the kernel may still remember the answer
     except OSError as error:
         return error.errno == errno.ENOTCONN
     return False
@@ -92,8 +92,10 @@ def _fusermount(mountpoint: Path, *, lazy: bool) -> None:
         raise UserError(f"fusermount3 does not end: {mountpoint} is still mounted") from None
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
-        line = re.sub(r"^fusermount3?: ", "", lines[-1])
-        raise UserError(line, Exit.PRIVILEGE if "not permitted" in line else Exit.ERROR)
+        line = re.sub(r"^\S*fusermount3?: ", "", lines[-1])
+        if "not permitted" in line or "not found in" in line:  # it is in the table, but under another user's name
+            raise UserError(f"{mountpoint} was mounted by another user", Exit.PRIVILEGE)
+        raise UserError(line)
 
 
 def find_program(name: str) -> str | None:

@@ -26,6 +26,7 @@ from typing import Final
 
 from mcfs.fetch.assemble import Assembly
 from mcfs.fetch.batches import TICK, BatchBucket
+from mcfs.fetch.window import Window
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import BadDatagram, BadNode, Gone, NotAvailable, TimedOut
 from mcfs.protocol.ids import Group, Host, Node
@@ -46,12 +47,6 @@ PENALTY: Final = 0.5
 """Seconds that a source is set aside for after a node of it failed; doubles to MAX_PENALTY."""
 MAX_PENALTY: Final = 60.0
 MAX_PENALISED: Final = 256
-WINDOW_SECONDS: Final = 1.75 * (TICK + 0.015)
-"""What should be in flight: 1.5 to 2 times the way there and back (tick, report delay)."""
-MIN_WINDOW: Final = 4 << 20
-MAX_WINDOW: Final = 64 << 20
-RATE_INTERVAL: Final = 0.05
-RATE_WEIGHT: Final = 0.3
 
 
 class State(Enum):
@@ -127,6 +122,8 @@ class _Fetch:
     not_before: float = float("-inf")
     assemblies: dict[Host, Assembly] = field(default_factory=dict)
     missing: int = 0
+    filled: bool = False
+    """Whether the window was in use when it was joined."""
 
 
 @dataclass(slots=True)
@@ -146,7 +143,7 @@ class Fetcher:
     def __init__(self, limits: Limits) -> None:
         self.counters = FetchCounters()
         self.limits = limits
-        self.rate = _Rate()
+        self._window = Window(limits.max_bytes)
         self._fetches: dict[Group, _Fetch] = {}
         self._by_node: dict[Node, _Fetch] = {}
         self._urgent: dict[_Fetch, None] = {}
@@ -198,7 +195,7 @@ class Fetcher:
     @property
     def window(self) -> int:
         """Bytes that a sequential reader should keep asked for."""
-        return int(min(MAX_WINDOW, max(MIN_WINDOW, self.rate.bytes_per_second * WINDOW_SECONDS)))
+        return self._window.size
 
     @property
     def groups(self) -> int:
@@ -302,7 +299,6 @@ class Fetcher:
         if now < self._checked + TICK:
             return
         self._checked = now
-        self.rate.idle(now)
         for fetch in list(self._by_node.values()):
             self._check_deadline(fetch, now)
         for origin in list(self._origins.values()):
@@ -316,7 +312,6 @@ class Fetcher:
         known = self._origins.setdefault(origin, _Origin(name=origin))
         if known.nodes == 0:
             known.active_since = now
-            known.silence = SILENCE
         known.nodes += 1
         fetch = _Fetch(node, group, known, urgent, now, node.size)
         self._fetches[group] = self._by_node[node] = fetch
@@ -331,6 +326,7 @@ class Fetcher:
         self._urgent.pop(fetch, None)
         self._queue.pop(fetch, None)
         fetch.state, fetch.joined_at = State.JOINED, now
+        fetch.filled = self._outstanding >= self.window // 2
         if fetch.origin.joined == 0 and fetch.origin.last_heard < now - SILENCE:
             fetch.origin.active_since = now
         fetch.origin.joined += 1
@@ -372,7 +368,7 @@ class Fetcher:
         self.counters.duplicates += len(run.esis) - new
         if not new:
             return
-        self._progress(fetch, new * assembly.t, now)
+        self._progress(fetch, now)
         if fetch.state is State.JOINED:
             missing = min(fetch.missing, assembly.missing)
             self._outstanding -= fetch.missing - missing
@@ -381,10 +377,11 @@ class Fetcher:
         if data is not None:
             self._done(fetch, data, source, now)
 
-    def _progress(self, fetch: _Fetch, nbytes: int, now: float) -> None:
+    def _progress(self, fetch: _Fetch, now: float) -> None:
+        if fetch.last_new < fetch.joined_at and fetch.state is State.JOINED:
+            self._window.first_symbol(now - fetch.joined_at, fetch.length, filled=fetch.filled)
         fetch.last_new = fetch.origin.last_heard = now
         fetch.origin.silence, fetch.patience = SILENCE, NODE_SILENCE
-        self.rate.add(nbytes, now)
 
     def _done(self, fetch: _Fetch, data: memoryview, source: Host, now: float) -> None:
         if fetch.state is State.JOINED:
@@ -434,7 +431,7 @@ class Fetcher:
             if fetch.group in left or fetch.group in self._joined or fetch.not_before > now:
                 continue
             mine = fetch.origin.joined + taken.get(fetch.origin, 0)
-            if self._is_silent(fetch.origin, now) and mine >= SILENT_PLACES:
+            if self._is_silent(fetch.origin) and mine >= SILENT_PLACES:
                 continue
             if fetch.length > room and (room < self.limits.max_bytes or taken):
                 return
@@ -443,8 +440,9 @@ class Fetcher:
             yield fetch
 
     @staticmethod
-    def _is_silent(origin: _Origin, now: float) -> bool:
-        return origin.joined > 0 and now - origin.quiet_since() > SILENCE
+    def _is_silent(origin: _Origin) -> bool:
+        """Whether it was joined in vain since it was last heard."""
+        return origin.silence > SILENCE
 
     # --- inside: deadlines ---
 
@@ -492,33 +490,6 @@ class Fetcher:
 
     def _set_aside(self, source: Host, now: float) -> bool:
         return bool(self._penalties) and now < self._penalties.get(source, (now, 0.0))[0]
-
-
-class _Rate:
-    """Bytes per second that arrive while something is under way, smoothed."""
-
-    def __init__(self) -> None:
-        self.bytes_per_second = 0.0
-        self._since: float | None = None
-        self._bytes = 0
-
-    def add(self, nbytes: int, now: float) -> None:
-        if self._since is None:
-            self._since = now
-        self._bytes += nbytes
-        elapsed = now - self._since
-        if elapsed >= RATE_INTERVAL:
-            self._mix(self._bytes / elapsed, now)
-
-    def idle(self, now: float) -> None:
-        """A pause says nothing about the link: forget the interval that it falls into."""
-        if self._since is not None and now - self._since > 4 * RATE_INTERVAL:
-            self._since, self._bytes = None, 0
-
-    def _mix(self, rate: float, now: float) -> None:
-        weight = RATE_WEIGHT if self.bytes_per_second else 1.0
-        self.bytes_per_second += weight * (rate - self.bytes_per_second)
-        self._since, self._bytes = now, 0
 
 
 __all__ = ["Assembled", "Changes", "Event", "Failed", "Fetcher", "Limits"]

@@ -8,7 +8,7 @@ import re
 import select
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote_from_bytes
 
 import trio
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from mcfs.fuse.settings import FuseSettings
 
-MAX_BACKGROUND: Final = 256
+SUBTYPE: Final = "mcfs"
+MAX_BACKGROUND: Final = 512
 """Read-ahead requests that the kernel keeps under way. With its own 12, twelve readers of a silent share hold up those
-of all other shares in the mount."""
+of all other shares in the mount. A reader has up to eight, so it now takes 64 of them."""
 CONGESTION_THRESHOLD: Final = MAX_BACKGROUND * 3 // 4
 """libfuse's own proportion. Above it the kernel reads nothing ahead."""
 _DISCONNECT_POLL: Final = 0.5
@@ -29,9 +30,9 @@ _UNMOUNT_TIMEOUT: Final = 10.0
 
 def mount_options(settings: FuseSettings) -> set[str]:
     """The options for libfuse. max_read is not among them: pyfuse3 fails with it."""
-    name = settings.share if settings.share is not None else b"mcfs"
+    name = settings.share if settings.share is not None else SUBTYPE.encode()
     # A comma would end the option, and pyfuse3 takes ASCII only.
-    options = {f"fsname={quote_from_bytes(name, safe='/:@+=~!()')}", "subtype=mcfs", "ro", "nosuid", "nodev"}
+    options = {f"fsname={quote_from_bytes(name, safe='/:@+=~!()')}", f"subtype={SUBTYPE}", "ro", "nosuid", "nodev"}
     if settings.allow_other:
         # The kernel's check of modes is what keeps other users apart: never one without the other.
         options |= {"allow_other", "default_permissions"}
@@ -83,7 +84,11 @@ class Messages:
 def fuse_descriptors() -> set[int]:
     """The file descriptors of this process that are connections to the kernel's FUSE."""
     found: set[int] = set()
-    for name in os.listdir("/proc/self/fd"):
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = os.listdir("/proc/self/fd")
+    for name in names:
+        # The one that listed them is closed by now.
         with contextlib.suppress(OSError):
             if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
                 found.add(int(name))
@@ -115,6 +120,26 @@ def detach(mountpoint: str, device: int) -> None:
 
 def is_mounted(device: int) -> bool:
     """Whether a device (st_dev) is mounted anywhere in this namespace. Asks nothing of the mount itself."""
-    number = f"{os.major(device)}:{os.minor(device)}"
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        return any(line.split(" ", 3)[2] == number for line in lines)
+    number = f"{os.major(device)}:{os.minor(device)}".encode()
+    return any(mount.device == number for mount in _mounts())
+
+
+def kind_mounted_on(path: str) -> str | None:
+    """The type of the file system mounted on a directory, the topmost if there are several."""
+    wanted = os.fsencode(os.path.realpath(path))
+    kinds = [mount.kind for mount in _mounts() if mount.path == wanted]
+    return os.fsdecode(kinds[-1]) if kinds else None
+
+
+class _MountLine(NamedTuple):
+    device: bytes
+    path: bytes
+    kind: bytes
+
+
+def _mounts() -> Iterator[_MountLine]:
+    """The lines of mountinfo, see proc_pid_mountinfo(5)."""
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        fields = line.split(b" ")
+        path = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
+        yield _MountLine(fields[2], path, fields[fields.index(b"-", 6) + 1])

@@ -51,15 +51,19 @@ async def serve_mount(
 def _check_mountpoint(mountpoint: str) -> None:
     try:
         is_directory = stat.S_ISDIR(os.stat(mountpoint).st_mode)
+        # A dead mount may still answer stat from the kernel's cache, but never this.
+        os.statvfs(mountpoint)
     except OSError as error:
-        advice = "; unmount it first: fusermount3 -u" if error.errno == errno.ENOTCONN else ""
+        advice = f"; unmount it first: fusermount3 -u {mountpoint}" if error.errno == errno.ENOTCONN else ""
         raise UserError(f"{mountpoint}: {error.strerror}{advice}", EXIT_CODE) from None
     if not is_directory:
         raise UserError(f"{mountpoint}: not a directory", EXIT_CODE)
+    if kernel.kind_mounted_on(mountpoint) == f"fuse.{kernel.SUBTYPE}":
+        raise UserError(f"{mountpoint}: already mounted", EXIT_CODE)
 
 
-def _initialise(operations: McfsOperations, settings: FuseSettings) -> int:
-    """Make the mount; the file descriptor of its connection. Raises UserError."""
+def _initialise(operations: McfsOperations, settings: FuseSettings) -> int | None:
+    """Make the mount; the file descriptor of its connection if /proc tells it. Raises UserError."""
     _silence(settings.debug)
     messages = kernel.Messages()
     before = kernel.fuse_descriptors()
@@ -68,7 +72,7 @@ def _initialise(operations: McfsOperations, settings: FuseSettings) -> int:
             pyfuse3.init(operations, settings.mountpoint, kernel.mount_options(settings))
     except RuntimeError as error:
         raise UserError(f"cannot mount on {settings.mountpoint}: {messages.line() or error}", EXIT_CODE) from None
-    return (kernel.fuse_descriptors() - before).pop()
+    return next(iter(kernel.fuse_descriptors() - before), None)
 
 
 def _silence(debug: bool) -> None:
@@ -84,7 +88,7 @@ def _not_a_failed_reply(record: logging.LogRecord) -> bool:
 
 
 class _Mount:
-    def __init__(self, settings: FuseSettings, descriptor: int) -> None:
+    def __init__(self, settings: FuseSettings, descriptor: int | None) -> None:
         self._settings = settings
         self._descriptor = descriptor
         self._device: int | None = None
@@ -113,8 +117,9 @@ class _Mount:
         scope.cancel()
 
     async def _watch(self, scope: trio.CancelScope) -> None:
-        await kernel.disconnected(self._descriptor)
-        scope.cancel()
+        if self._descriptor is not None:
+            await kernel.disconnected(self._descriptor)
+            scope.cancel()
 
     async def _answering(self) -> int | None:
         """The device number of the mount, as soon as it answers a stat; None with a problem noted."""

@@ -184,6 +184,8 @@ class McfsOperations(ReadOnly):
     @translated
     async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
         self._refuse_xattrs()
+        if not name.startswith(xattrs.NAMESPACE):
+            raise FUSEError(errno.EOPNOTSUPP)
         node = self._table.get(inode)
         value = None if isinstance(node, SharesNode) else xattrs.value(self._backend, *self._tree.shown(node), name)
         if value is None:

@@ -1,7 +1,6 @@
 """Extended attributes: what mcfs knows of a file beyond stat.
 
-They are read by name and never listed, or `cp -a` would copy them. `ls -l` asks for others of each file, two requests
-an entry, unless told not to (`noxattr`).
+They are read by name and never listed, or `cp -a` would copy them.
 """
 
 from __future__ import annotations
@@ -16,6 +15,10 @@ if TYPE_CHECKING:
 
     from mcfs.fuse.backend import Backend
     from mcfs.protocol.catalog import Entry
+
+NAMESPACE: Final = b"user."
+"""Others (access control lists, labels) are not supported, which is more than absent: `ls -l` then asks for them once
+and not for each file. 100,000 files: 0.9 s instead of 12."""
 
 
 def value(backend: Backend, entry: Entry, version: int, name: bytes) -> bytes | None:

@@ -1,6 +1,6 @@
 """Which network interfaces there are, and which of them are fit for multicast.
 
-Everything is read through sockets and /proc/net, which follow the network namespace of the process; /sys is avoided
+Everything is read through sockets and /proc, which follow the network namespace of the calling thread; /sys is avoided
 because after ``nsenter --net`` it still shows the namespace that mounted it.
 """
 
@@ -165,7 +165,7 @@ def _summary(skipped: Sequence[Skipped]) -> str:
 
 def list_interfaces() -> tuple[Interface, ...]:
     """All interfaces of this network namespace, in the order of their index."""
-    addresses = _link_local_addresses(Path("/proc/net/if_inet6"))
+    addresses = _link_local_addresses(Path("/proc/thread-self/net/if_inet6"))
     speeds = {name: stats.speed for name, stats in psutil.net_if_stats().items()}
     links = sorted(_links(), key=lambda link: link.index)
     return tuple(_interface(link, addresses.get(link.index), speeds.get(link.name, 0)) for link in links)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mcfs.protocol.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Connection:
         # A crash of the machine may lose the last transactions, which only means to hash again.
         self._sqlite.execute("PRAGMA synchronous = NORMAL")
 
-    def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
+    def rows(self, statement: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         with self._lock:
             return self._sqlite.execute(statement, values).fetchall()
 

@@ -9,7 +9,6 @@ other bytes.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -19,6 +18,7 @@ from mcfs.protocol.addressing import CONTROL_KIND, SITE_LOCAL, addresser_of, sco
 from mcfs.protocol.errors import BadNode, Gone
 from mcfs.protocol.ids import FAN_OUT, Digest, Group, Node, ObjectRef
 from mcfs.protocol.merkle import child_hash, is_zero_leaf, verify_node
+from mcfs.serve.channel import Channel
 from mcfs.serve.lookup import Lookup
 from mcfs.serve.source import Source
 
@@ -36,15 +36,6 @@ _ADDRESSERS: Final = 1024
 """Objects in use at a time: the channels that a network can hold, and then some."""
 _PAGES: Final = 64
 """Hash pages kept, 2 MiB: each is used for 1,024 blocks."""
-
-
-@dataclass(frozen=True, slots=True)
-class Channel:
-    """One multicast group: one node in one pace class."""
-
-    group: Group
-    node: Node
-    pace: int
 
 
 class NodeStore:
@@ -70,10 +61,10 @@ class NodeStore:
         What only the snapshots before them had can still be resolved, until the next call: their readers get what can
         still be produced, and are told of the rest that it is gone.
         """
-        objects = {row: ref for snapshot in snapshots for row, ref in self._lookup.objects_of(snapshot.name)}
-        current = frozenset(objects)
-        old = {row: ref for row in self._current - current if (ref := self._lookup.ref(row)) is not None}
-        self._tags = _table({row: self._tag(ref) for row, ref in (objects | old).items()})
+        tags = {row: self._tag(ref) for snapshot in snapshots for row, ref in self._lookup.objects_of(snapshot.name)}
+        current = frozenset(tags)
+        old = {row: self._tag(ref) for row in self._current - current if (ref := self._lookup.ref(row)) is not None}
+        self._tags = _table(tags | old)
         self._current = current
         self._forget_rows()
         self._source.clear()

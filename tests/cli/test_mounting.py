@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -22,17 +21,19 @@ from tests.cli.with_fake_client import CONTENT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+IN_CI = os.environ.get("CI") == "true"
+"""There a test that cannot run is a failure."""
+
 pytestmark = [
     pytest.mark.netlab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse"),
+    pytest.mark.skipif(os.geteuid() != 0 and not IN_CI, reason="needs root"),
+    pytest.mark.skipif(not os.path.exists("/dev/fuse") and not IN_CI, reason="needs /dev/fuse"),
 ]
 
 PATIENCE = 15.0
 ROOT = Path(mcfs.__file__).parents[1]
 MCFS = [sys.executable, "-m", "tests.cli.with_fake_client", "mcfs"]
 HELPER = [sys.executable, "-m", "tests.cli.with_fake_client", "mount.mcfs"]
-LOOPBACK_IS_ENOUGH = {"PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
@@ -187,15 +188,18 @@ def test_the_child_ends_with_the_parent(place: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_unmounts(place: Path, number: signal.Signals) -> None:
-    with in_foreground(place) as process, (place / "file").open("rb") as file:
+    with in_foreground(place) as process:
         process.send_signal(signal.SIGHUP)
         time.sleep(0.2)
-        assert file.read() == CONTENT
+        file = os.open(place / "file", os.O_RDONLY)
+        assert os.read(file, 100) == CONTENT
         start = time.monotonic()
         process.send_signal(number)
         assert process.wait(PATIENCE) == 0
         assert time.monotonic() - start < 2
         assert mounts.mounted_at(place) is None
+        with suppress(OSError):  # nobody is there who could be told
+            os.close(file)
 
 
 def test_a_signal_unmounts_in_the_background(place: Path) -> None:
@@ -260,19 +264,17 @@ def helpers(tmp_path: Path) -> Path:
 
 def script(helpers: Path, text: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script in a mount namespace of its own where the helpers stand in /sbin, in an empty environment."""
-    sbin = Path("/sbin").resolve()
-    overlay = f"mount -t overlay overlay -o lowerdir={helpers}:{sbin} {sbin}"
-    command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", f"{overlay}\n{text}"]
+    # mount(8) keeps nothing of PATH, so mount.fuse3 finds mcfs where the shell looks by default.
+    folders = {Path(folder).resolve() for folder in ("/sbin", "/usr/local/sbin")}
+    overlays = [f"mount -t overlay overlay -o lowerdir={helpers}:{folder} {folder}" for folder in folders]
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", "\n".join([*overlays, text])]
     return subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=60, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     )
 
 
-@pytest.mark.skipif(not shutil.which("unshare"), reason="needs unshare")
 @pytest.mark.parametrize("type_", ["mcfs", "fuse.mcfs"])
 def test_a_line_of_fstab(place: Path, helpers: Path, type_: str) -> None:
-    if type_ == "fuse.mcfs" and not os.path.exists("/sbin/mount.fuse3"):
-        pytest.skip("needs mount.fuse3")
     field = str(place).replace(" ", "\\040")
     options = "ro,_netdev,nofail,x-systemd.automount,allow_other,timeout=3"
     fstab = place.parent / "fstab"
@@ -280,13 +282,13 @@ def test_a_line_of_fstab(place: Path, helpers: Path, type_: str) -> None:
     text = f"""
         mount -a -T {fstab}
         cat "{place}/file"
-        grep -o ' fuse.mcfs ro,nosuid,nodev' /proc/self/mounts
         mount -a -T {fstab}
+        findmnt --noheadings --output FSTYPE,SOURCE --mountpoint "{place}"
         umount "{place}"
         ls -A "{place}"
     """
     done = script(helpers, text)
-    assert (done.returncode, done.stdout) == (0, CONTENT.decode() + " fuse.mcfs ro,nosuid,nodev\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, CONTENT.decode() + "fuse.mcfs data\n"), done.stderr
     wait_until_gone(place)
 
 
@@ -305,7 +307,5 @@ def test_an_absent_share_in_fstab(place: Path, helpers: Path, type_: str) -> Non
 def test_the_exit_code_passes_through_mount(place: Path, helpers: Path) -> None:
     done = script(helpers, f'mount -t mcfs -o bogus data "{place}"')
     assert (done.returncode, done.stderr.splitlines()[0]) == (2, "mount.mcfs: unknown mount option 'bogus'")
-    sloppy = script(
-        helpers, f'mount -s -t mcfs -o bogus data "{place}" && mount -f -t mcfs data "{place}" && umount "{place}"'
-    )
-    assert sloppy.returncode in (0, 5), sloppy.stderr
+    assert script(helpers, f'mount -s -t mcfs -o bogus data "{place}"; umount "{place}"').returncode == 0
+    assert script(helpers, f'mount -f -t mcfs absent "{place}"').returncode == 0

@@ -95,12 +95,14 @@ def main(mountpoint: str, options: dict[str, Any]) -> None:
     if share := options.pop("share", None):
         options["share"] = os.fsencode(share)
     options["kernel_options"] = frozenset(options.get("kernel_options", ()))
+    failed = False
     try:
         trio.run(serve, job, FuseSettings(mountpoint=mountpoint, **options))
     except* UserError as group:
         for error in group.exceptions:
             print(f"mcfs: {error}", file=sys.stderr)
-        sys.exit(5)
+        failed = True
+    sys.exit(5 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import pytest
 from mcfs.fuse import kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 pytestmark = [
     pytest.mark.netlab,
@@ -113,6 +114,18 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+@contextmanager
+def running(commands: Sequence[Sequence[str | Path]]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes side by side; killed at the end."""
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for command in commands]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate(timeout=DEADLINE)
+
+
 def is_mounted(path: Path) -> bool:
     return any(line.split()[1] == str(path) for line in Path("/proc/mounts").read_text().splitlines())
 
@@ -167,8 +180,8 @@ def test_random_reads_and_maps(mount: Mounted) -> None:
 
 
 def test_readers_beside_each_other(mount: Mounted) -> None:
-    readers = [subprocess.Popen(["diff", "-r", mount.source, mount.path], stdout=subprocess.DEVNULL) for _ in range(8)]
-    assert [reader.wait(60) for reader in readers] == [0] * 8
+    with running([["diff", "-r", "--no-dereference", mount.source, mount.path]] * 8) as readers:
+        assert [reader.wait(60) for reader in readers] == [0] * 8
 
 
 def test_extended_attributes(mount: Mounted) -> None:
@@ -240,7 +253,7 @@ def test_a_directory_that_is_gone_is_stale(mount: Mounted) -> None:
         until(lambda: "even" not in os.listdir(mount.path))
         with pytest.raises(OSError, match="Stale file handle"):
             os.stat("file 1", dir_fd=directory)
-        assert not (mount.path / "even/deep").exists()
+        until(lambda: not (mount.path / "even/deep").exists(), 3)
     finally:
         os.close(directory)
 
@@ -257,12 +270,14 @@ def test_unmounting_ends_the_process(mount: Mounted, command: list[str]) -> None
 
 
 def test_cancellation_unmounts_even_while_a_file_is_open(mount: Mounted) -> None:
-    with (mount.path / "odd/file 1").open("rb", buffering=0) as file:
-        mount.process.terminate()
+    file = os.open(mount.path / "odd/file 1", os.O_RDONLY)
+    mount.process.terminate()
+    try:
         assert (mount.wait(), mount.stderr()) == (0, "")
         assert not is_mounted(mount.path)
-        with pytest.raises(OSError, match=r"not connected|abort"):
-            os.fstat(file.fileno())
+    finally:
+        with pytest.raises(OSError, match="not connected"):
+            os.close(file)
 
 
 def test_a_killed_process_shows_not_connected_and_can_be_unmounted(mount: Mounted, tmp_path: Path) -> None:
@@ -290,22 +305,18 @@ def test_an_aborted_connection_leaves_no_mount(mount: Mounted) -> None:
 def test_a_read_that_hangs_does_not_hold_up_the_end(tmp_path: Path, source: Path) -> None:
     for end in (["umount", "-f"], ["umount", "-l"]):
         with mounted(tmp_path, source, share="s", job={"hang": True}) as mount:
-            reader = subprocess.Popen(["cat", mount.path / "odd/file 1"], stderr=subprocess.DEVNULL)
-            time.sleep(0.3)
-            run(*end, mount.path)
-            reader.kill()
-            reader.wait()
+            with running([["cat", mount.path / "odd/file 1"]]):
+                time.sleep(0.3)
+                run(*end, mount.path)
             assert (mount.wait(5), mount.stderr()) == (0, "")
             assert not is_mounted(mount.path)
 
 
 def test_a_reader_that_is_killed_makes_no_noise(tmp_path: Path, source: Path) -> None:
     with mounted(tmp_path, source, share="s", job={"hang": True}) as mount:
-        readers = [subprocess.Popen(["cat", mount.path / "odd/file 1"]) for _ in range(5)]
-        time.sleep(0.3)
-        for reader in readers:
-            reader.kill()
-            assert reader.wait(5) != 0, "a reader can be killed while it waits"
+        with running([["cat", mount.path / "odd/file 1"]] * 5) as readers:
+            time.sleep(0.3)
+            assert [reader.poll() for reader in readers] == [None] * 5
         assert os.listdir(mount.path)
         mount.process.terminate()
         assert (mount.wait(), mount.stderr()) == (0, "")
@@ -314,17 +325,15 @@ def test_a_reader_that_is_killed_makes_no_noise(tmp_path: Path, source: Path) ->
 def test_hanging_readers_do_not_hold_up_others(tmp_path: Path, source: Path) -> None:
     with mounted(tmp_path, source, share="s", job={"hang": True}) as mount:
         files = [path for path in mount.path.rglob("*") if path.is_file() and path.stat().st_size]
-        readers = [subprocess.Popen(["cat", path], stderr=subprocess.DEVNULL) for path in files * 9]
-        try:
+        with running([["cat", path] for path in files * 9]) as readers:
             time.sleep(0.5)
             assert len(readers) > 100
             start = time.monotonic()
             os.listdir(mount.path / "even")
             assert time.monotonic() - start < 1
-        finally:
-            for reader in readers:
-                reader.kill()
-                reader.wait()
+            # The kernel lets a reader die only when its request is answered, and this client never does.
+            mount.process.terminate()
+            mount.wait()
 
 
 # --- mounting --------------------------------------------------------------------------------------------------------
@@ -356,27 +365,29 @@ def test_a_share_with_an_odd_name(tmp_path: Path) -> None:
         assert "a%2Cb%20%5C%20%C3%A9%25 " in Path("/proc/mounts").read_text()
 
 
-def test_other_users(tmp_path: Path, source: Path) -> None:
-    for path in (source / "open", source / "secret"):
+@pytest.mark.parametrize("allow_other", [False, True])
+def test_other_users(source: Path, allow_other: bool) -> None:
+    for path, mode in ((source / "open", 0o644), (source / "secret", 0o600)):
         path.write_text("text")
-        path.chmod(0o644 if path.name == "open" else 0o600)
-    source.chmod(0o755)
-    # The directories of pytest are closed to others: they enter through a descriptor.
-    for allow_other in (False, True):
-        with mounted(tmp_path, source, share="s", allow_other=allow_other, name=f"m{allow_other}") as mount:
+        path.chmod(mode)
+    # pytest's own directories are closed to others.
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        with mounted(Path(name), source, share="s", allow_other=allow_other) as mount:
             assert (mount.path / "secret").read_text() == "text"
-            directory = os.open(tmp_path, os.O_RDONLY)
-            try:
-                results = [_read_as_nobody(directory, f"{mount.path.name}/{name}") for name in ("open", "secret")]
-            finally:
-                os.close(directory)
+            results = [_readable_by_nobody(mount.path / name) for name in ("open", "secret")]
             assert results == [allow_other, False]
 
 
-def _read_as_nobody(directory: int, name: str) -> bool:
-    code = f"import os; os.fchdir({directory}); open({name!r}).read()"
-    done = subprocess.run([sys.executable, "-c", code], user=NOBODY, pass_fds=[directory], capture_output=True)
+def _readable_by_nobody(path: Path) -> bool:
+    done = subprocess.run(["cat", path], user=NOBODY, group=NOBODY, capture_output=True, check=False)
     return done.returncode == 0
+
+
+def test_a_second_mount_on_the_same_directory_is_refused(mount: Mounted) -> None:
+    done = run(sys.executable, "-m", "tests.fuse.serve_fake", mount.path, "{}")
+    assert (done.returncode, done.stderr) == (5, f"mcfs: {mount.path}: already mounted\n")
+    assert describe(mount.path) == describe(mount.source)
 
 
 def test_the_kernel_is_tuned(mount: Mounted) -> None:

@@ -216,7 +216,7 @@ async def test_noxattr_makes_the_kernel_stop_asking(backend: FakeBackend) -> Non
 
 async def test_unknown_attribute(backend: FakeBackend) -> None:
     operations = FakeKernel(backend).operations
-    assert await failure(operations.getxattr(ROOT, b"security.capability", CONTEXT)) == errno.ENODATA
+    assert await failure(operations.getxattr(ROOT, b"security.capability", CONTEXT)) == errno.EOPNOTSUPP
     assert await failure(operations.getxattr(ROOT, b"user.mcfs.version", CONTEXT)) == errno.ENODATA
 
 

@@ -1,0 +1,69 @@
+"""Symbols to nodes."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from mcfs.fetch.assemble import Assembly
+from mcfs.protocol import fec, wire
+from mcfs.protocol.fec import Symbols
+
+
+def coded(length: int, t: int, repairs: int) -> tuple[bytes, Symbols]:
+    """Data, and the datagrams of all source symbols and some repair symbols."""
+    data = random.Random(length).randbytes(length)
+    k = fec.source_symbols(length, t)
+    padded = np.zeros(k * t, dtype=np.uint8)
+    padded[:length] = np.frombuffer(data, dtype=np.uint8)
+    rows = padded.reshape(k, t)
+    symbols = np.concatenate([rows, fec.Encoder(rows).repair(0, repairs)])
+    return data, wire.frame(length, np.arange(k + repairs, dtype=np.uint32), symbols)
+
+
+def feed(assembly: Assembly, datagrams: Symbols, length: int, order: list[int], piece: int) -> memoryview | None:
+    for at in range(0, len(order), piece):
+        assembly.add(wire.symbol_run_untrusted(datagrams[order[at : at + piece]], length))
+        data = assembly.data()
+        if data is not None:
+            return data
+    return None
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 1000, 65536])
+@pytest.mark.parametrize("piece", [1, 7, 64])
+def test_source_symbols_in_order_need_no_decoding(length: int, piece: int) -> None:
+    t = fec.symbol_size(length, 64)
+    data, datagrams = coded(length, t, 0)
+    assembly = Assembly(length, t)
+    assert feed(assembly, datagrams, length, list(range(len(datagrams))), piece) == data
+    assert assembly.missing == 0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_any_symbols_suffice_in_any_order_with_duplicates(seed: int) -> None:
+    rng = random.Random(seed)
+    length, t = rng.randint(1, 20000), 64
+    t = fec.symbol_size(length, t)
+    k = fec.source_symbols(length, t)
+    data, datagrams = coded(length, t, k + 20)
+    order = [i for i in range(len(datagrams)) for _ in range(rng.choice((0, 1, 1, 2)))]
+    if len(set(order)) < k + 5:
+        order = list(range(len(datagrams)))
+    rng.shuffle(order)
+    assembly = Assembly(length, t)
+    assert feed(assembly, datagrams, length, order, rng.randint(1, 50)) == data
+
+
+def test_duplicates_are_not_new() -> None:
+    _, datagrams = coded(640, 64, 4)
+    assembly = Assembly(640, 64)
+    run = wire.symbol_run_untrusted(datagrams[2:5], 640)
+    assert assembly.add(run) == 3
+    assert assembly.add(run) == 0
+    assert assembly.missing == 7 * 64
+    repair = wire.symbol_run_untrusted(datagrams[[11, 10, 11]], 640)
+    assert assembly.add(repair) == 2
+    assert assembly.data() is None

@@ -1,0 +1,248 @@
+"""What the fetcher asks for and when, with literal times."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mcfs.fetch.batches import TICK
+from mcfs.fetch.fetcher import SILENT_PLACES, Assembled, Changes, Failed, Fetcher, Limits
+from mcfs.protocol import fec, wire
+from mcfs.protocol.errors import Gone, TimedOut
+from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef
+
+SERVER, LIAR = Host(b"s" * 16), Host(b"l" * 16)
+REF = ObjectRef(1000 * MIN_BLOCK_SIZE, MIN_BLOCK_SIZE, Digest(bytes(32)))
+T = 1424
+
+
+def node(index: int) -> Node:
+    return Node(REF, 0, index)
+
+
+def group(index: int) -> Group:
+    return Group(index.to_bytes(16, "big"))
+
+
+def want(f: Fetcher, *indexes: int, now: float = 0.0, origin: bytes = b"o", urgent: bool = False) -> None:
+    for index in indexes:
+        f.want(node(index), group(index), origin, urgent=urgent, now=now)
+
+
+def datagrams(index: int, first: int = 0, last: int | None = None) -> fec.Symbols:
+    data = np.frombuffer(bytes([index % 256]) * node(index).size, dtype=np.uint8)
+    k = -(-len(data) // T)
+    padded = np.zeros(k * T, dtype=np.uint8)
+    padded[: len(data)] = data
+    last = k if last is None else last
+    symbols = padded.reshape(k, T)[first:last]
+    return wire.frame(len(data), np.arange(first, last, dtype=np.uint32), symbols)
+
+
+def joins(changes: Changes | None) -> set[int]:
+    return {int.from_bytes(g, "big") for g in changes.joins} if changes else set()
+
+
+def test_wants_of_one_moment_are_joined_in_one_batch() -> None:
+    f = Fetcher(Limits())
+    want(f, 1, 2, 3)
+    assert joins(f.changes(now=0.0)) == {1, 2, 3}
+    assert f.changes(now=0.0) is None
+
+
+def test_batches_are_limited_to_one_per_tick_after_a_few() -> None:
+    f = Fetcher(Limits())
+    made = []
+    for step in range(100):
+        now = step * 0.005
+        want(f, step, now=now)
+        if f.changes(now=now):
+            made.append(now)
+    assert made[:3] == [0.0, 0.005, 0.01]
+    assert len(made) <= 3 + 0.5 / TICK
+    assert (np.diff(made[3:]) >= TICK - 0.0001).all()
+
+
+def test_no_more_groups_than_allowed() -> None:
+    f = Fetcher(Limits(max_groups=5))
+    want(f, *range(20))
+    assert len(joins(f.changes(now=0.0))) == 5
+    f.receive(group(0), SERVER, datagrams(0), now=0.01)
+    changes = f.changes(now=0.1)
+    assert changes is not None
+    assert changes.leaves == (group(0),)
+    assert joins(changes) == {5}
+
+
+def test_no_more_bytes_than_the_buffer_takes() -> None:
+    f = Fetcher(Limits(max_bytes=3 * MIN_BLOCK_SIZE))
+    want(f, *range(20))
+    assert len(joins(f.changes(now=0.0))) == 3
+
+
+def test_a_buffer_smaller_than_a_block_still_takes_one() -> None:
+    f = Fetcher(Limits(max_bytes=1000))
+    want(f, 1, 2)
+    assert len(joins(f.changes(now=0.0))) == 1
+
+
+def test_urgent_nodes_are_joined_first() -> None:
+    f = Fetcher(Limits(max_groups=2))
+    want(f, *range(10))
+    want(f, 7, 8, urgent=True)
+    assert joins(f.changes(now=0.0)) == {7, 8}
+
+
+def test_symbols_become_a_node_and_the_channel_is_left() -> None:
+    f = Fetcher(Limits())
+    want(f, 1)
+    f.changes(now=0.0)
+    f.receive(group(1), SERVER, datagrams(1, 0, 20), now=0.01)
+    assert list(f.events()) == []
+    f.receive(group(1), SERVER, datagrams(1, 20), now=0.02)
+    (event,) = f.events()
+    assert isinstance(event, Assembled)
+    assert bytes(event.data) == b"\x01" * MIN_BLOCK_SIZE
+    f.accept(node(1), now=0.02)
+    assert f.changes(now=0.03) is None, "leaves ride with the next join, or go after a tick"
+    changes = f.changes(now=0.02 + TICK)
+    assert changes is not None
+    assert changes.leaves == (group(1),)
+
+
+def test_a_wrong_node_sets_its_source_aside_and_the_honest_source_completes() -> None:
+    f = Fetcher(Limits())
+    want(f, 1)
+    f.changes(now=0.0)
+    f.receive(group(1), LIAR, datagrams(1), now=0.01)
+    list(f.events())
+    f.reject(node(1), LIAR, now=0.01)
+    f.changes(now=0.1)
+    assert joins(f.changes(now=0.2)) == {1}
+    f.receive(group(1), LIAR, datagrams(1), now=0.21)
+    assert list(f.events()) == []
+    f.receive(group(1), SERVER, datagrams(1), now=0.22)
+    (event,) = f.events()
+    assert isinstance(event, Assembled)
+    assert event.source == SERVER
+
+
+def test_symbols_of_two_sources_are_never_mixed() -> None:
+    f = Fetcher(Limits())
+    want(f, 1)
+    f.changes(now=0.0)
+    f.receive(group(1), LIAR, datagrams(1, 0, 30), now=0.01)
+    f.receive(group(1), SERVER, datagrams(1, 30), now=0.02)
+    assert list(f.events()) == []
+
+
+def test_silence_fails_after_the_timeout() -> None:
+    f = Fetcher(Limits(timeout=3.0))
+    want(f, 1)
+    now = 0.0
+    events: list[object] = []
+    while not events:
+        f.changes(now=now)
+        f.handle_timeout(now=now)
+        events = list(f.events())
+        now += TICK
+    (event,) = events
+    assert isinstance(event, Failed)
+    assert isinstance(event.error, TimedOut)
+    assert 3.0 < now < 3.2
+    assert not f.wants(node(1))
+
+
+def test_symbols_extend_the_timeout_but_not_max_wait() -> None:
+    f = Fetcher(Limits(timeout=1.0, max_wait=10.0))
+    want(f, 1)
+    now, sent, failed_at = 0.0, 0, None
+    while failed_at is None and now < 20:
+        f.changes(now=now)
+        f.handle_timeout(now=now)
+        if now > sent * 0.5:
+            f.receive(group(1), SERVER, datagrams(1, sent, sent + 1), now=now)
+            sent += 1
+        failed_at = next((now for _ in f.events()), None)
+        now += TICK
+    assert failed_at == pytest.approx(10.0, abs=0.2)
+
+
+def test_a_silent_server_is_asked_again_with_growing_pauses() -> None:
+    f = Fetcher(Limits(timeout=30.0))
+    want(f, 1)
+    batches = []
+    for step in range(300):
+        now = step * TICK
+        f.handle_timeout(now=now)
+        if group(1) in ((f.changes(now=now) or Changes((), ())).joins):
+            batches.append(now)
+    gaps = np.diff(batches)
+    assert batches[0] == 0.0
+    assert gaps[0] == pytest.approx(0.5, abs=0.15)
+    assert (gaps <= 3.3).all()
+    assert gaps[-1] > 2.5
+
+
+def test_a_silent_share_does_not_take_the_places_of_a_live_one() -> None:
+    f = Fetcher(Limits(max_groups=16))
+    want(f, *range(100, 120), origin=b"dead")
+    for step in range(100):
+        now = step * TICK
+        f.handle_timeout(now=now)
+        f.changes(now=now)
+    assert f.groups <= SILENT_PLACES
+    want(f, *range(10), origin=b"live", now=4.0)
+    assert joins(f.changes(now=4.0)) >= set(range(10))
+
+
+def test_gone_is_told_to_those_who_wait() -> None:
+    f = Fetcher(Limits())
+    want(f, 1)
+    f.changes(now=0.0)
+    body = f.receive(group(1), SERVER, np.frombuffer(wire.control(wire.GONE, b"xy"), np.uint8).reshape(1, -1), now=0.1)
+    assert body is not None
+    f.gone(group(1), now=0.1)
+    (event,) = f.events()
+    assert isinstance(event, Failed)
+    assert isinstance(event.error, Gone)
+
+
+def test_what_is_given_up_is_left_and_forgotten() -> None:
+    f = Fetcher(Limits())
+    want(f, 1)
+    f.changes(now=0.0)
+    f.unwant(node(1), now=0.1)
+    changes = f.changes(now=0.2)
+    assert changes is not None
+    assert changes.leaves == (group(1),)
+    assert f.next_timeout(now=0.3) is None
+    f.receive(group(1), SERVER, datagrams(1), now=0.3)
+    assert list(f.events()) == []
+    assert f.counters.foreign_datagrams == 47
+
+
+def test_a_held_channel_is_joined_beside_the_cap_and_stays() -> None:
+    f = Fetcher(Limits(max_groups=1))
+    f.hold(group(500))
+    want(f, 1)
+    assert joins(f.changes(now=0.0)) == {1, 500}
+    f.rejoin(group(500), now=1.0)
+    changes = f.changes(now=1.0 + TICK)
+    assert changes is not None
+    assert changes.leaves == (group(500),)
+    assert joins(f.changes(now=1.2)) == {500}
+    f.release(group(500), now=2.0)
+    changes = f.changes(now=2.1)
+    assert changes is not None
+    assert changes.leaves == (group(500),)
+
+
+@pytest.mark.parametrize("size", [3, 12, 13, 19, 21, 1436])
+def test_garbage_is_counted_and_dropped(size: int) -> None:
+    f = Fetcher(Limits())
+    want(f, 1)
+    f.changes(now=0.0)
+    f.receive(group(1), SERVER, np.full((5, size), 0xAA, dtype=np.uint8), now=0.1)
+    assert f.counters.bad_datagrams == 5
+    assert list(f.events()) == []
