@@ -18,7 +18,7 @@ Everything is sans-IO: datagrams and `now` go in; changes of membership, assembl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -122,6 +122,8 @@ class _Fetch:
     not_before: float = float("-inf")
     assemblies: dict[Host, Assembly] = field(default_factory=dict)
     missing: int = 0
+    last_named: float = float("-inf")
+    """When a beacon named it."""
     filled: bool = False
     """Whether the window was in use when it was joined."""
 
@@ -230,6 +232,14 @@ class Fetcher:
         self.counters.bad_datagrams += len(datagrams) - len(run.esis)
         self._symbols(fetch, source, run, now)
         return None
+
+    def queued(self, groups: Iterable[Group], *, now: float) -> None:
+        """The server says that these channels are about to be served: those who wait for them need not worry."""
+        for group in groups:
+            fetch = self._fetches.get(group)
+            if fetch is not None and fetch.state is State.JOINED:
+                fetch.last_named = fetch.origin.last_heard = now
+                fetch.origin.silence = SILENCE
 
     def gone(self, group: Group, *, now: float) -> None:
         fetch = self._fetches.get(group)
@@ -449,7 +459,7 @@ class Fetcher:
     def _check_deadline(self, fetch: _Fetch, now: float) -> None:
         if fetch.state is State.DONE:
             return
-        heard = fetch.last_new
+        heard = max(fetch.last_new, fetch.last_named)
         if fetch.state is State.QUEUED:  # it waits for others of its origin, which do arrive
             heard = max(heard, fetch.origin.last_heard)
         if now - max(heard, fetch.wanted_at) > self.limits.timeout:
@@ -468,7 +478,9 @@ class Fetcher:
                 self._rejoin(fetch, now)
 
     def _check_node_silence(self, fetch: _Fetch, now: float) -> None:
-        if fetch.state is not State.JOINED or now - max(fetch.last_new, fetch.joined_at) < fetch.patience:
+        if fetch.state is not State.JOINED or now - max(
+            fetch.last_new, fetch.last_named, fetch.joined_at
+        ) < fetch.patience:
             return
         fetch.patience = min(MAX_NODE_SILENCE, fetch.patience * 2)
         self._rejoin(fetch, now)

@@ -110,14 +110,20 @@ class NodeTree:
 
     # --- asking ---
 
-    def request(self, node: Node, origin: bytes, *, urgent: bool, now: float) -> Buffer | None:
-        """The node's bytes if they are in memory; else None, and a Ready or Failed event follows."""
+    def request(
+        self, node: Node, origin: bytes, *, urgent: bool, now: float, first: bool = False
+    ) -> Buffer | None:
+        """The node's bytes if they are in memory; else None, and a Ready or Failed event follows.
+
+        `urgent`: somebody waits for it; `first`: it is being sent now, so it should be joined before what is only
+        fetched ahead.
+        """
         data = self._in_memory(node)
         if data is not None:
             return data
         pending = self._pending.get(node)
         if pending is None:
-            pending = self._pending[node] = _Pending(node, origin, urgent)
+            pending = self._pending[node] = _Pending(node, origin, urgent or first)
         elif not urgent or pending.urgent:
             return None
         pending.urgent = pending.urgent or urgent

@@ -13,6 +13,8 @@ FOLLOW: Final = 4
 """A file opened within this many places after the last one counts as "next": tools skip some (links, empty files)."""
 TRUST: Final = 2
 """Files opened one after the other until following ones are fetched ahead with the whole window."""
+SEQUENTIAL: Final = 2
+"""Reads one behind the other after which it is believed that the whole file will be read."""
 MAX_FILES_AHEAD: Final = 512
 
 
@@ -51,9 +53,12 @@ class ReadPlan:
         ahead = blocks(self._extent, 0, end)
         return range(blocks(self._extent, offset, length).stop, ahead.stop) if ahead else range(0)
 
-    def left_after(self, offset: int) -> int:
-        """Bytes of the file behind this offset."""
-        return max(0, self._extent.length - offset)
+    @property
+    def ahead(self) -> range:
+        """All blocks that a sequential reader has still to read; none for another one."""
+        if self._streak < SEQUENTIAL:
+            return range(0)
+        return blocks(self._extent, self._expected, self._extent.length - self._expected)
 
 
 class TreeFollower:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ import trio
 
 from mcfs.fetch.cache import Cache
 from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, Limits
+from mcfs.fetch.merging import Followed
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, blocks
 from mcfs.fetch.shares import ShareTable
@@ -29,6 +30,7 @@ from mcfs.net.loader import WorkerPool
 from mcfs.net.receive import Receiver, Run
 from mcfs.protocol import addressing, merkle, wire
 from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, decode_gone_untrusted
+from mcfs.protocol.beacon import decode_beacon_untrusted
 from mcfs.protocol.catalog import MAX_LISTING_SIZE, Entry, FileEntry, Listing, decode_listing_untrusted
 from mcfs.protocol.errors import BadDatagram, BadNode, BadObject, NotAvailable, TimedOut
 from mcfs.protocol.ids import PACE_CLASSES, Group, Node, ObjectRef
@@ -131,6 +133,7 @@ class Client:
         self._control_budget = _Budget(CONTROL_RATE)
         self._paces: dict[bytes, int] = {}
         self._follower = TreeFollower()
+        self._followed = Followed()
         self._readers: WorkerPool[Load, tuple[Load, Buffer | None]] | None = None
         self._writer: WorkerPool[Store, Store] | None = None
         self._warned_groups = False
@@ -162,6 +165,9 @@ class Client:
     def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry]]) -> FileReader:
         ahead = self._follower.opened(entry, upcoming(), self._fetcher.window)
         self.prefetch(ahead, share)
+        for node in ahead:
+            self.follow(node.object, range(node.index, node.object.geometry.counts[0]), share)
+        self._hold(addressing.share_group(share, self._settings.scope))
         if entry.extent is not None:
             self._tree.request(
                 Node(entry.extent.object, 0, entry.extent.offset // entry.extent.object.block_size),
@@ -216,6 +222,11 @@ class Client:
             if not self._tree.is_pending(node) and not self._tree.holds(node):
                 self._tree.request(node, origin, urgent=False, now=now)
         self._wake.set()
+
+    def follow(self, object_: ObjectRef, blocks_ahead: range, share: bytes) -> None:
+        """These blocks will be wanted: take them when they are sent for others."""
+        if blocks_ahead:
+            self._followed.follow(object_, blocks_ahead, share, now=self._clock())
 
     @property
     def window(self) -> int:
@@ -380,6 +391,8 @@ class Client:
                 kind, body = wire.control_untrusted(row.tobytes())
                 if kind == wire.ANNOUNCEMENT:
                     self._announced(decode_announcement_untrusted(body), run, now)
+                elif kind == wire.BEACON:
+                    self._beacon(decode_beacon_untrusted(body, run.group[:2]), now)
             except BadDatagram:
                 self._fetcher.counters.bad_datagrams += 1
 
@@ -390,6 +403,19 @@ class Client:
         if self._shares.announced(announcement, run.ifindex, now=now):
             self._news.set()
             self._news = trio.Event()
+
+    def _beacon(self, groups: Sequence[Group], now: float) -> None:
+        """Take what is sent for others and will be needed here, with half of the free places."""
+        self._fetcher.queued(groups, now=now)
+        if self._tree.congested:
+            return
+        places = (self._fetcher.limits.max_groups - self._fetcher.groups) // 2
+        for node, origin in self._followed.wanted(groups, now=now):
+            if places <= 0:
+                break
+            if not self._tree.is_pending(node) and not self._tree.holds(node):
+                self._tree.request(node, origin, urgent=False, first=True, now=now)
+                places -= 1
 
     def _gone(self, group: Group, datagram: bytes, now: float) -> None:
         if not self._control_budget.take(now):
@@ -532,6 +558,7 @@ class FileReader:
             self._client.ask(node, self._share)
         ahead = plan.advance(offset, length, self._client.window)
         self._client.prefetch((Node(extent.object, 0, index) for index in ahead), self._share)
+        self._client.follow(extent.object, plan.ahead, self._share)
         try:
             with trio.fail_after(self._client.max_wait):
                 data = [memoryview(await self._client.node(node, self._share)) for node in nodes]

@@ -243,6 +243,8 @@ class Server:
             self._send_mld(port, link.querier.messages_to_send(now=now))
             for group, name in link.announcer.due(now=now):
                 self._announce(port, group, name)
+        for group, body in link.beacons(now=now):
+            port.transmitter.send_control(group, wire.control(wire.BEACON, body))
         for group in link.scheduler.told_gone():
             body = encode_gone(group, _unix_ms(), self._key)
             port.transmitter.send_control(group, wire.control(wire.GONE, body))

@@ -85,6 +85,10 @@ class Announcer:
             times.append(self._next_catalogue if self._left_in_round else self._round_start + INTERVAL)
         return min(times, default=None)
 
+    def beacon_channels(self, listeners: int) -> list[Group]:
+        """Channels of shares that at least so many hosts listen to."""
+        return [group for group, share in self._shares.items() if len(share.listeners) >= listeners]
+
     def _start_round(self, now: float) -> None:
         self._round_start, self._left_in_round = now, len(self._turn)
         self._next_catalogue = max(now, self._next_catalogue)

@@ -62,6 +62,8 @@ REMEMBERED_REPAIRS: Final = 65536
 RANDOM_REPAIR_START: Final = 256
 """Repair symbols are numbered from K plus a random start, so that a restarted or a second server does not repeat them.
 The range is small because the encoder makes them from K upwards."""
+JUST_BEGUN: Final = 0.1
+"""Of its pass that a channel may have sent for a beacon to name it: one who joins later gets another pass."""
 LOAD_AHEAD: Final = 16
 """Nodes being loaded or loaded and not begun: enough to hide a disk's latency, little enough to stay in memory."""
 SMALL_K: Final = 64
@@ -257,9 +259,15 @@ class Scheduler:
     def channels(self) -> int:
         return len(self._channels)
 
-    def pending(self) -> Iterator[Group]:
-        """Groups whose first pass is still ahead or running, for the beacon."""
-        return (g for g, s in self._channels.items() if s.state in (State.LOADING, State.PASS))
+    def ahead(self, count: int) -> list[Group]:
+        """Up to `count` groups whose pass is still ahead or has just begun, those that come last first."""
+        found = []
+        for group, state in reversed(self._channels.items()):
+            if state.state in (State.LOADING, State.PASS) and state.until - state.sent > state.k * (1 - JUST_BEGUN):
+                found.append(group)
+                if len(found) == count:
+                    break
+        return found
 
     # --- inside ---
 

@@ -213,3 +213,21 @@ def walk(item: Item, path: bytes = b"") -> list[tuple[bytes, bool, Item]]:
     for name in sorted(item.children):
         found += walk(item.children[name], path + b"/" + name)
     return found
+
+
+TREE = Directory(
+    {
+        b"a": File(b"alpha"),
+        b"b": Directory({b"x": File(b"in b"), b"y": Directory({b"deep": File(b"deep")}, inlined=True)}, inlined=True),
+        b"c": Directory({b"z": File(b"in c"), b"link": Link(b"../../outside")}),
+        b"d": File(b""),
+        b"e": File(b"epsilon" * 100),
+    }
+)
+"""What the tests publish."""
+
+
+def changed(**children: File | Directory | None) -> Directory:
+    """TREE with some children replaced, or left out where None."""
+    merged = {**TREE.children, **{name.encode(): item for name, item in children.items()}}
+    return Directory({name: item for name, item in merged.items() if item is not None})
