@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mcfs.fetch.fetcher import Assembled, Failed, Fetcher, Limits
+from mcfs.fetch.merging import Followed
 from mcfs.fetch.nodes import NodeTree, Ready
 from mcfs.protocol import addressing, merkle, mld, wire
 from mcfs.protocol.addressing import Addresser, addresser_of
+from mcfs.protocol.beacon import decode_beacon_untrusted
 from mcfs.protocol.errors import BadNode, NotAvailable
 from mcfs.protocol.ids import Group, Host, Node, ObjectRef
 from mcfs.serve.announcer import Announcer
@@ -112,6 +114,7 @@ class FakeClient:
         self.fetcher = Fetcher(limits)
         self.tree = NodeTree(self.fetcher, self.cache, SCOPE, is_down=lambda _: False, pace=lambda _: 0)
         self.joined: set[Group] = set()
+        self.followed = Followed()
         self.outcomes: dict[Node, Outcome] = {}
         self.hostility = hostility
         self.unplugged = False
@@ -128,6 +131,16 @@ class FakeClient:
         if group in self.joined and not self.unplugged:
             self.fetcher.receive(group, source, datagrams, now=self._network.now)
             self.pump()
+
+    def beacon(self, groups: list[Group]) -> None:
+        """As the client on the network does."""
+        self.fetcher.queued(groups, now=self._network.now)
+        places = (self.fetcher.limits.max_groups - self.fetcher.groups) // 2
+        for node, origin in self.followed.wanted(groups, now=self._network.now):
+            if places and not self.tree.is_pending(node) and not self.tree.holds(node):
+                self.tree.request(node, origin, urgent=False, first=True, now=self._network.now)
+                places -= 1
+        self.pump()
 
     def pump(self) -> None:
         now = self._network.now
@@ -202,12 +215,22 @@ class FakeNetwork:
         self.link = Link(
             resolver=self.store,
             scheduler=self.scheduler,
-            announcer=Announcer(addressing.catalogue_group(SCOPE)),
+            announcer=self._announcer(),
             querier=Querier(SERVER, now=self.now, rng=self.rng),
             warn=self.warnings.append,
             own_address=SERVER,
         )
         self._server_due = float("inf")
+
+    @staticmethod
+    def _announcer() -> Announcer:
+        """With two listeners in the channel of a share, so that beacons are sent."""
+        announcer = Announcer(addressing.catalogue_group(SCOPE))
+        channel = addressing.share_group(ORIGIN, SCOPE)
+        announcer.publish(channel, ORIGIN, now=0.0)
+        for number in range(2):
+            announcer.joined(host(number), channel, now=0.0)
+        return announcer
 
     def stop_server(self) -> None:
         self.scheduler = None
@@ -271,6 +294,8 @@ class FakeNetwork:
                 scheduler.gone(node, now=self.now)
             else:
                 scheduler.loaded(Payload(node, data, wire.max_symbol_size()))
+        for _, body in self.link.beacons(now=self.now):
+            self._beacon(decode_beacon_untrusted(body, bytes((0xFF, 0x10 | SCOPE))))
         transmission = scheduler.next(self.now)
         if transmission is not None:
             self.symbols_sent += transmission.count
@@ -281,6 +306,12 @@ class FakeNetwork:
         if due and (min(due) < self._server_due or self._server_due <= self.now):
             self._server_due = max(min(due), self.now + 1e-5)
             self.at(self._server_due, self._serve)
+
+    def _beacon(self, groups: list[Group]) -> None:
+        """To clients that merge: those that follow something."""
+        for client in self.clients:
+            if self.rng.random() >= client.hostility.loss:
+                self.at(self.now + 0.0005, lambda c=client: c.beacon(groups))  # type: ignore[misc]
 
     def _deliver(self, group: Group, datagrams: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> None:
         for client in self.clients:

@@ -136,24 +136,27 @@ def demo(
     """
     if missing := missing_capabilities():
         raise UserError(f"mcfs demo needs {', '.join(missing)}", Exit.PRIVILEGE)
+    source = None if path is None else path.resolve()
+    if source is not None and not source.name:
+        raise UserError(f"{source} has no last component to name the share", Exit.USAGE)
     console = Console(highlight=False, soft_wrap=True)
     with exit_on_signals():
         Lab.cleanup_stale(PREFIX)
         remove_stale_workspaces()
         lab = Lab(PREFIX, clients, wire=loss > 0)  # loss meets whole super-datagrams without
-        base = choose_place(needed_space(path, size, clients))
+        base = choose_place(needed_space(source, size, clients))
         with workspace(base, lab.label, keep=keep) as directory, lab:
-            data = prepare_data(path, size, directory, console)
+            data = prepare_data(source, size, directory, console)
             return Demo(lab, data, directory, console).run(rate, loss)
 
 
 # --- room for it -----------------------------------------------------------------------------------------------------
 
 
-def needed_space(path: Path | None, size: int, clients: int) -> int:
+def needed_space(source: Path | None, size: int, clients: int) -> int:
     """Bytes: a cache and a copy for each client, and the sample."""
-    amount = sample.measure_sample(size) if path is None else sample.measure(path)
-    copies = 2 * clients + (1 if path is None else 0)
+    amount = sample.measure_sample(size) if source is None else sample.measure(source)
+    copies = 2 * clients + (1 if source is None else 0)
     return copies * amount.on_disk + amount.on_disk // 20 + 64 * MIB
 
 
@@ -205,16 +208,12 @@ def remove_tree(directory: Path) -> None:
 # --- the data --------------------------------------------------------------------------------------------------------
 
 
-def prepare_data(path: Path | None, size: int, directory: Path, console: Console) -> Data:
-    if path is None:
+def prepare_data(source: Path | None, size: int, directory: Path, console: Console) -> Data:
+    if source is None:
         console.print(f"making the sample from {sample.library()}")
         source = directory / "data"
         source.mkdir()
         sample.make_sample(source, size)
-    else:
-        source = path.resolve()
-        if not source.name:
-            raise DemoError(f"{path} has no last component to name the share", Exit.USAGE)
     return Data(source, sample.measure(source))
 
 
@@ -386,7 +385,7 @@ def results(clients: Sequence[Client], size: int) -> Table:
         column.justify = "right"
     for client in clients:
         seconds = client.seconds or 0.0
-        verdict = f"{len(client.differences)} differences" if client.differences else "no difference"
+        verdict = f"{len(client.differences)} lines" if client.differences else "silent"
         table.add_row(client.name, f"{seconds:.2f}", f"{gigabits_per_second(size, seconds):.2f}", verdict)
     return table
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import stat
 import struct
 import sysconfig
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -39,20 +41,22 @@ def library() -> Path:
 
 
 def measure(path: Path, *, leave_out: tuple[str, ...] = ()) -> Amount:
-    """Counts regular files; links are not followed, and what vanishes meanwhile counts as nothing."""
-    amount = Amount()
-    for file in _files(path, leave_out):
-        try:
-            size = file.lstat().st_size
-        except FileNotFoundError:
-            continue
-        amount += Amount(1, size, -(-size // _DISK_BLOCK) * _DISK_BLOCK)
-    return amount
+    """Counts regular files at or below `path`; links are not followed."""
+    files = size = on_disk = 0
+    for _, status in _files(path, leave_out):
+        files += 1
+        size += status.st_size
+        on_disk += _on_disk(status.st_size)
+    return Amount(files, size, on_disk)
 
 
 def measure_sample(large_size: int) -> Amount:
     """What `make_sample` will make."""
-    return measure(library(), leave_out=_NOT_LIBRARY) + Amount(1, large_size, large_size)
+    return measure(library(), leave_out=_NOT_LIBRARY) + Amount(1, large_size, _on_disk(large_size))
+
+
+def _on_disk(size: int) -> int:
+    return -(-size // _DISK_BLOCK) * _DISK_BLOCK
 
 
 def make_sample(directory: Path, large_size: int) -> None:
@@ -76,18 +80,25 @@ def _write_large(large: BinaryIO, tree: Path, size: int) -> None:
 
 def _pieces(tree: Path) -> Iterator[bytes]:
     yield b""  # a tree without any byte still makes a file of counters
-    for path in sorted(_files(tree)):
+    for path in sorted(path for path, _ in _files(tree)):
         with open(path, "rb") as file:
             while piece := file.read(_PIECE):
                 yield piece
 
 
-def _files(path: Path, leave_out: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Regular files at or below `path`."""
-    if path.is_file() and not path.is_symlink():
-        yield path
-        return
-    for folder, folders, names in os.walk(path):
+def _files(path: Path, leave_out: tuple[str, ...] = ()) -> Iterator[tuple[str, os.stat_result]]:
+    """Regular files at or below `path`, without those that vanish meanwhile or that may not be looked at."""
+    names = [str(path)]
+    if path.is_dir():
+        names = [os.path.join(folder, name) for folder, name in _entries(path, leave_out)]
+    for name in names:
+        with suppress(OSError):
+            status = os.lstat(name)
+            if stat.S_ISREG(status.st_mode):
+                yield name, status
+
+
+def _entries(top: Path, leave_out: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for folder, folders, names in os.walk(top):
         folders[:] = [name for name in folders if name not in leave_out]
-        files = (Path(folder, name) for name in names if name not in leave_out)
-        yield from (file for file in files if file.is_file() and not file.is_symlink())
+        yield from ((folder, name) for name in names)

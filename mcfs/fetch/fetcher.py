@@ -154,6 +154,7 @@ class Fetcher:
         self._leaves: dict[Group, float] = {}
         self._held: dict[Group, None] = {}
         self._outstanding = 0
+        self._queued_bytes = 0
         self._bucket = BatchBucket()
         self._origins: dict[bytes, _Origin] = {}
         self._events: deque[Event] = deque()
@@ -170,8 +171,8 @@ class Fetcher:
         elif urgent and not fetch.urgent:
             fetch.urgent, fetch.wanted_at = True, now
             if fetch.state is State.QUEUED:
-                self._queue.pop(fetch, None)
-                self._urgent[fetch] = None
+                self._unqueue(fetch)
+                self._enqueue(fetch)
 
     def unwant(self, node: Node, *, now: float) -> None:
         fetch = self._by_node.get(node)
@@ -198,6 +199,11 @@ class Fetcher:
     def window(self) -> int:
         """Bytes that a sequential reader should keep asked for."""
         return self._window.size
+
+    @property
+    def under_way(self) -> int:
+        """Bytes that are wanted and have not come. A node that lacks a few symbols counts as little as it lacks."""
+        return self._outstanding + self._queued_bytes
 
     @property
     def groups(self) -> int:
@@ -330,11 +336,18 @@ class Fetcher:
 
     def _requeue(self, fetch: _Fetch) -> None:
         fetch.state = State.QUEUED
+        self._enqueue(fetch)
+
+    def _enqueue(self, fetch: _Fetch) -> None:
         (self._urgent if fetch.urgent else self._queue)[fetch] = None
+        self._queued_bytes += fetch.length
+
+    def _unqueue(self, fetch: _Fetch) -> None:
+        if self._urgent.pop(fetch, 0) is None or self._queue.pop(fetch, 0) is None:
+            self._queued_bytes -= fetch.length
 
     def _join(self, fetch: _Fetch, now: float) -> Group:
-        self._urgent.pop(fetch, None)
-        self._queue.pop(fetch, None)
+        self._unqueue(fetch)
         fetch.state, fetch.joined_at = State.JOINED, now
         fetch.filled = self._outstanding >= self.window // 2
         if fetch.origin.joined == 0 and fetch.origin.last_heard < now - SILENCE:
@@ -356,8 +369,7 @@ class Fetcher:
         if fetch.state is State.JOINED:
             self._unjoin(fetch)
             self._leave(fetch.group, now)
-        self._urgent.pop(fetch, None)
-        self._queue.pop(fetch, None)
+        self._unqueue(fetch)
         del self._fetches[fetch.group], self._by_node[fetch.node]
         fetch.origin.nodes -= 1
         if fetch.origin.nodes == 0 and len(self._origins) > 1024:
@@ -397,8 +409,7 @@ class Fetcher:
         if fetch.state is State.JOINED:
             self._unjoin(fetch)
             self._leave(fetch.group, now)
-        self._urgent.pop(fetch, None)
-        self._queue.pop(fetch, None)
+        self._unqueue(fetch)
         fetch.state = State.DONE
         self._events.append(Assembled(fetch.node, data, source))
 

@@ -15,6 +15,10 @@ TRUST: Final = 2
 """Files opened one after the other until following ones are fetched ahead with the whole window."""
 SEQUENTIAL: Final = 2
 """Reads one behind the other after which it is believed that the whole file will be read."""
+FIRST_AHEAD: Final = 2 << 20
+MAX_AHEAD: Final = 48 << 20
+"""Bytes ahead of a reader that may be fetched: less than what is kept in memory, more than the largest window, since
+blocks behind one that lacks a few symbols go on."""
 MAX_FILES_AHEAD: Final = 512
 
 
@@ -26,32 +30,39 @@ def blocks(extent: Extent, offset: int, length: int) -> range:
 
 
 class ReadPlan:
-    """Read-ahead within one open file: none for random reads, the whole window for sequential ones."""
+    """Read-ahead within one open file: none for random reads, more and more for sequential ones.
 
-    __slots__ = ("_expected", "_extent", "_first", "_streak")
+    What is asked for ahead grows with what was read, so that looking at the head of a file costs little. How much of it
+    is under way at a time is the window's business.
+    """
+
+    __slots__ = ("_begun", "_expected", "_extent", "_next", "_streak")
 
     def __init__(self, extent: Extent) -> None:
         self._extent = extent
         self._expected = 0
+        self._begun = 0
+        self._next = 0
         self._streak = 0
-        self._first = True
 
-    def advance(self, offset: int, length: int, window: int) -> range:
-        """A read is made; returns the blocks to fetch ahead, those of the read itself not included.
+    def advance(self, offset: int, length: int) -> None:
+        """Bytes [offset, offset + length) of the file are read.
 
-        The kernel sends the pieces of its own read-ahead in any order, so "sequential" allows for a window.
+        The kernel sends the pieces of its own read-ahead in any order, so "sequential" allows for some.
         """
         size = self._extent.object.block_size
-        near = -4 * size <= offset - self._expected <= 8 * size
-        self._streak = self._streak + 1 if near else 0
-        self._expected = max(self._expected, offset + length) if near else offset + length
-        if self._streak < 1 or (self._first and offset):
-            self._first = False
-            return range(0)
-        self._first = False
-        end = min(self._extent.length, self._expected + window)
-        ahead = blocks(self._extent, 0, end)
-        return range(blocks(self._extent, offset, length).stop, ahead.stop) if ahead else range(0)
+        if -4 * size <= offset - self._expected <= 8 * size:
+            self._streak += 1
+            self._expected = max(self._expected, offset + length)
+        else:
+            self._streak = 0
+            self._begun = offset
+            self._expected = offset + length
+        self._next = max(self._next, blocks(self._extent, offset, length).stop) if self._streak else 0
+
+    @property
+    def sequential(self) -> bool:
+        return self._streak > 0
 
     @property
     def ahead(self) -> range:
@@ -59,6 +70,17 @@ class ReadPlan:
         if self._streak < SEQUENTIAL:
             return range(0)
         return blocks(self._extent, self._expected, self._extent.length - self._expected)
+
+    def next_ahead(self) -> int | None:
+        """The next block to fetch ahead; None if there is none now. Each is given once."""
+        if not self._streak:
+            return None
+        reach = min(MAX_AHEAD, FIRST_AHEAD + 4 * (self._expected - self._begun))
+        end = min(self._extent.length, self._expected + reach)
+        if self._next >= blocks(self._extent, 0, end).stop:
+            return None
+        self._next += 1
+        return self._next - 1
 
 
 class TreeFollower:

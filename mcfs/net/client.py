@@ -51,6 +51,8 @@ CACHE_READERS: Final = 2
 PACE_SLACK: Final = 0.004
 """Seconds that a slow reader may be away from its socket: what the server sends meanwhile must fit its buffer."""
 MIN_GROUPS: Final = 4
+STREAM_SECONDS: Final = 2.0
+"""How long after its last read a file counts as being read."""
 INLINE_DECODE: Final = 128 << 10
 
 
@@ -137,6 +139,8 @@ class Client:
         self._readers: WorkerPool[Load, tuple[Load, Buffer | None]] | None = None
         self._writer: WorkerPool[Store, Store] | None = None
         self._warned_groups = False
+        self._streams: dict[FileReader, float] = {}
+        self._top_up_due = False
 
     # --- Backend ---
 
@@ -227,6 +231,16 @@ class Client:
         """These blocks will be wanted: take them when they are sent for others."""
         if blocks_ahead:
             self._followed.follow(object_, blocks_ahead, share, now=self._clock())
+
+    def stream(self, reader: FileReader) -> None:
+        """A file is being read: fetch ahead of this reader until it stops."""
+        self._streams[reader] = self._clock() + STREAM_SECONDS
+        if not self._top_up_due:
+            self._top_up_due = True
+            self._wake.set()
+
+    def end_stream(self, reader: FileReader) -> None:
+        self._streams.pop(reader, None)
 
     @property
     def window(self) -> int:
@@ -356,12 +370,32 @@ class Client:
             self._writer.submit(store)
         for outcome in tree.events():
             self._tell(outcome)
+        self._top_up(now)
         changes = self._fetcher.changes(now=now)
         if changes is not None:
             for group in changes.leaves:
                 self._leave(group)
             for group in changes.joins:
                 self._join(group, now)
+
+    def _top_up(self, now: float) -> None:
+        """Keep the window full: a block of each reader in turn."""
+        self._top_up_due = False
+        if self._tree.congested:
+            return
+        streams = [r for r, until in self._streams.items() if r.reading or until > now]
+        if len(streams) < len(self._streams):
+            self._streams = {r: self._streams[r] for r in streams}
+        while streams and self._fetcher.under_way < self._fetcher.window:
+            streams = [reader for reader in streams if self._fetch_ahead(reader, now)]
+
+    def _fetch_ahead(self, reader: FileReader, now: float) -> bool:
+        node = reader.next_ahead()
+        if node is None:
+            return False
+        if not self._tree.is_pending(node) and not self._tree.holds(node):
+            self._tree.request(node, reader.share, urgent=False, now=now)
+        return True
 
     def _tell(self, outcome: Ready | Failed) -> None:
         waiter = self._waiters.pop(outcome.node, None)
@@ -542,8 +576,10 @@ class FileReader:
     """One open file."""
 
     def __init__(self, client: Client, share: bytes, entry: FileEntry) -> None:
+        self.share = share
+        self.reading = 0
+        """Reads that wait."""
         self._client = client
-        self._share = share
         self._extent = entry.extent
         self._plan = ReadPlan(entry.extent) if entry.extent else None
 
@@ -555,19 +591,30 @@ class FileReader:
         wanted = blocks(extent, offset, length)
         nodes = [Node(extent.object, 0, index) for index in wanted]
         for node in nodes:
-            self._client.ask(node, self._share)
-        ahead = plan.advance(offset, length, self._client.window)
-        self._client.prefetch((Node(extent.object, 0, index) for index in ahead), self._share)
-        self._client.follow(extent.object, plan.ahead, self._share)
+            self._client.ask(node, self.share)
+        plan.advance(offset, length)
+        self._client.follow(extent.object, plan.ahead, self.share)
+        self.reading += 1
+        self._client.stream(self)
         try:
             with trio.fail_after(self._client.max_wait):
-                data = [memoryview(await self._client.node(node, self._share)) for node in nodes]
+                data = [memoryview(await self._client.node(node, self.share)) for node in nodes]
         except trio.TooSlowError:
             raise TimedOut(f"not complete after {self._client.max_wait:g} s") from None
+        finally:
+            self.reading -= 1
         return _cut(data, wanted.start * extent.object.block_size, extent.offset + offset, length)
 
+    def next_ahead(self) -> Node | None:
+        """The next block to fetch ahead, if there is one now."""
+        if self._extent is None or self._plan is None:
+            return None
+        index = self._plan.next_ahead()
+        return None if index is None else Node(self._extent.object, 0, index)
+
     def close(self) -> None:
-        """Nothing to give back: what was asked for ahead is kept."""
+        """What was asked for ahead is kept."""
+        self._client.end_stream(self)
 
 
 def _cut(data: list[memoryview], base: int, start: int, length: int) -> bytes | memoryview:

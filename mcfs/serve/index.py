@@ -15,9 +15,10 @@ from mcfs.serve.ledger import Ledger
 from mcfs.serve.scan import Scan, ScanProgress, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
+    from mcfs.protocol.ids import ObjectRef
     from mcfs.serve.beneath import Beneath
     from mcfs.serve.database import Connection
 
@@ -123,6 +124,13 @@ class Index:
     def reader(self) -> Connection:
         """Sees what was committed."""
         return self._database.reader
+
+    def objects_of(self, name: bytes) -> Iterator[tuple[int, ObjectRef]]:
+        """The objects of a share's newest snapshot, with their rows.
+
+        They come through the writer: that the reader is busy with 100,000 rows would be felt by all who wait for bytes.
+        """
+        return Ledger(self._database.writer).objects_of(name)
 
     def root(self, row: int) -> Beneath | None:
         """The open directory of a root that this index has scanned since it was opened."""

@@ -10,7 +10,7 @@ from mcfs.serve import pack
 from mcfs.serve.pages import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from mcfs.serve.database import Connection
 
@@ -184,6 +184,19 @@ class Ledger:
         self._db.insert("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)", (name, version, root, top))
         self._db.insert("DELETE FROM listings WHERE name = ?", (name,))
         self._db.execute_many("INSERT INTO listings VALUES (?, ?)", ((name, object_) for object_ in listings))
+
+    def objects_of(self, name: bytes) -> Iterator[tuple[int, ObjectRef]]:
+        """The objects of the newest snapshot of a share, with their rows. Small files are no objects, packs are."""
+        rows = self._db.rows(
+            "WITH root AS (SELECT root FROM snapshots WHERE name = :name),"
+            " there AS (SELECT id FROM directories WHERE root = (SELECT root FROM root))"
+            " SELECT id, size, block_size, top FROM objects WHERE top IS NOT NULL AND id IN ("
+            " SELECT object FROM files WHERE directory IN there AND object IS NOT NULL"
+            " UNION SELECT object FROM packs WHERE directory IN there"
+            " UNION SELECT object FROM listings WHERE name = :name)",
+            {"name": name},
+        )
+        return ((row, ObjectRef(size, block_size, top)) for row, size, block_size, top in rows)
 
 
 def _cut(level: int, data: bytes, size: int) -> Iterable[tuple[int, int, bytes]]:

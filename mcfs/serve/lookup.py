@@ -8,8 +8,6 @@ from mcfs.protocol.ids import ObjectRef
 from mcfs.serve import pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mcfs.serve.index import Index
 
 _COPIES = 4
@@ -30,19 +28,6 @@ class Lookup:
 
     def __init__(self, index: Index) -> None:
         self._index = index
-
-    def objects_of(self, name: bytes) -> Iterator[tuple[int, ObjectRef]]:
-        """The objects of the newest snapshot of a share, with their rows. Small files are no objects, packs are."""
-        rows = self._index.reader.rows(
-            "WITH root AS (SELECT root FROM snapshots WHERE name = :name),"
-            " there AS (SELECT id FROM directories WHERE root = (SELECT root FROM root))"
-            " SELECT id, size, block_size, top FROM objects WHERE top IS NOT NULL AND id IN ("
-            " SELECT object FROM files WHERE directory IN there AND object IS NOT NULL"
-            " UNION SELECT object FROM packs WHERE directory IN there"
-            " UNION SELECT object FROM listings WHERE name = :name)",
-            {"name": name},
-        )
-        return ((row, ObjectRef(size, block_size, top)) for row, size, block_size, top in rows)
 
     def ref(self, row: int) -> ObjectRef | None:
         found = self._index.reader.row(

@@ -61,7 +61,7 @@ class NodeStore:
         What only the snapshots before them had can still be resolved, until the next call: their readers get what can
         still be produced, and are told of the rest that it is gone.
         """
-        tags = {row: self._tag(ref) for snapshot in snapshots for row, ref in self._lookup.objects_of(snapshot.name)}
+        tags = {row: self._tag(ref) for snapshot in snapshots for row, ref in self._index.objects_of(snapshot.name)}
         current = frozenset(tags)
         old = {row: self._tag(ref) for row in self._current - current if (ref := self._lookup.ref(row)) is not None}
         self._tags = _table(tags | old)

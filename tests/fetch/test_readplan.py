@@ -26,22 +26,44 @@ def test_blocks_of_an_extent() -> None:
     assert blocks(extent, 0, 0) == range(0)
 
 
-def test_sequential_reads_are_fetched_ahead_by_the_window() -> None:
+def ahead(plan: ReadPlan) -> list[int]:
+    return list(iter(plan.next_ahead, None))
+
+
+def test_sequential_reads_are_fetched_ahead_further_and_further() -> None:
     plan = ReadPlan(Extent(big(100), 0, 100 * MIB))
-    assert plan.advance(0, MIB, 8 * MIB) == range(1, 9)
-    assert plan.advance(MIB, MIB, 8 * MIB) == range(2, 10)
-    assert plan.advance(99 * MIB, MIB, 8 * MIB) == range(100, 100)
+    plan.advance(0, MIB)
+    assert ahead(plan) == list(range(1, 7))
+    plan.advance(MIB, MIB)
+    assert ahead(plan) == list(range(7, 12))
+    for block in range(2, 60):
+        plan.advance(block * MIB, MIB)
+        ahead(plan)
+    plan.advance(60 * MIB, MIB)
+    assert ahead(plan)[-1] == 99
+    assert plan.ahead == range(61, 100)
+
+
+def test_a_look_at_the_head_of_a_file_fetches_little() -> None:
+    plan = ReadPlan(Extent(big(100), 0, 100 * MIB))
+    plan.advance(0, 4096)
+    assert ahead(plan) == [1, 2]
+    assert plan.ahead == range(0)
 
 
 def test_random_reads_fetch_nothing_ahead() -> None:
     plan = ReadPlan(Extent(big(1000), 0, 1000 * MIB))
     for offset in (500, 3, 800, 250, 700):
-        assert len(plan.advance(offset * MIB, 4096, 8 * MIB)) == 0
+        plan.advance(offset * MIB, 4096)
+        assert ahead(plan) == []
+        assert not plan.sequential
+        assert plan.ahead == range(0)
 
 
 def test_the_end_of_the_file_is_the_end() -> None:
     plan = ReadPlan(Extent(big(3), 0, 3 * MIB))
-    assert plan.advance(0, MIB, 8 * MIB) == range(1, 3)
+    plan.advance(0, MIB)
+    assert ahead(plan) == [1, 2]
 
 
 def test_a_reader_of_a_whole_tree_is_noticed() -> None:

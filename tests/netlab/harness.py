@@ -33,14 +33,16 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from mcfs.cli.lab import INTERFACE, Host, Lab
 from mcfs.cli.options import escape_value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 ROOT: Final = Path(__file__).parents[2]
 MIB: Final = 1 << 20
@@ -213,7 +215,7 @@ def same_bytes(expected: Path, found: Path) -> list[str | Path]:
 
 
 def join_all(jobs: Sequence[Job], deadline: float) -> list[float]:
-    """Waits for all to succeed, `deadline` seconds in all. Returns the seconds that each took, to the poll's precision."""
+    """Waits for all to succeed, `deadline` seconds in all. Returns the seconds that each took."""
     seconds: dict[int, float] = {}
     end = time.monotonic() + deadline
     while len(seconds) < len(jobs):

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from mcfs.serve.index import Snapshot
     from mcfs.serve.store import NodeStore
 
-Tree: TypeAlias = dict[bytes, tuple[object, ...]]
+About: TypeAlias = tuple[object, ...]
+Tree: TypeAlias = dict[bytes, About]
 """Path -> (kind, permissions, mtime, content or target)."""
 
 
@@ -73,7 +74,7 @@ class Reader:
         assert len(page) <= DIGEST_SIZE * FAN_OUT
         return page
 
-    def _entry(self, path: bytes, entry: Entry) -> Iterator[tuple[bytes, tuple[object, ...]]]:
+    def _entry(self, path: bytes, entry: Entry) -> Iterator[tuple[bytes, About]]:
         about = (entry.attributes.mode, entry.attributes.mtime_ns)
         if isinstance(entry, LinkEntry):
             yield path, ("link", about[1], entry.target)
@@ -99,7 +100,7 @@ def source(top: Path) -> Tree:
     return tree
 
 
-def _about(path: bytes) -> tuple[object, ...]:
+def _about(path: bytes) -> About:
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
         return "link", status.st_mtime_ns, os.readlink(path)

@@ -1,0 +1,172 @@
+"""Datagrams: framing both ways, and rows that are not what they should be."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcfs.protocol import fec, wire
+from mcfs.protocol.beacon import MAX_CHANNELS, decode_beacon_untrusted, encode_beacon
+from mcfs.protocol.errors import BadDatagram
+from mcfs.protocol.ids import Group
+
+from .hostile import patient
+
+if TYPE_CHECKING:
+    from mcfs.protocol.fec import Symbols
+
+esi = st.integers(0, fec.MAX_ESI)
+sizes = st.integers(1, 20).map(lambda units: 8 * units)
+
+
+def symbols(count: int, t: int, seed: int = 0) -> Symbols:
+    return np.random.default_rng(seed).integers(0, 256, (count, t), dtype=np.uint8)
+
+
+def rows(data: bytes, count: int) -> Symbols:
+    """Bytes as `count` datagrams of one size."""
+    size = len(data) // count
+    return np.frombuffer(data[: count * size], dtype=np.uint8).reshape(count, size)
+
+
+class TestSymbolSize:
+    @pytest.mark.parametrize(("mtu", "t"), [(1500, 1424), (1280, 1200), (9000, 8920), (1499, 1416)])
+    def test_of_an_mtu(self, mtu: int, t: int) -> None:
+        assert wire.max_symbol_size(mtu) == t
+
+    @patient
+    @given(st.integers(wire.MIN_MTU, 65535))
+    def test_fills_the_datagram_and_no_more(self, mtu: int) -> None:
+        left = mtu - 40 - 8 - wire.HEADER_SIZE - wire.TAG_SIZE - wire.max_symbol_size(mtu)
+        assert 0 <= left < 8
+
+
+class TestSymbolRun:
+    def test_literal_bytes(self) -> None:
+        framed = wire.frame(100, np.array([7], dtype=np.uint32), np.full((1, 8), 0xAA, dtype=np.uint8))
+        assert framed.tobytes().hex() == "010100000000006400000007aaaaaaaaaaaaaaaa"
+
+    @patient
+    @given(st.lists(esi, min_size=1, max_size=20), sizes, st.integers(1, 1 << 24), st.integers(0, 99))
+    def test_comes_back(self, numbers: list[int], t: int, length: int, seed: int) -> None:
+        length = min(length, t * fec.MAX_SOURCE_SYMBOLS)
+        sent = symbols(len(numbers), t, seed)
+        run = wire.symbol_run_untrusted(wire.frame(length, np.array(numbers, dtype=np.uint32), sent), length)
+        assert run.esis.tolist() == numbers
+        assert run.length == length
+        assert np.array_equal(run.symbols, sent)
+        assert run.contiguous == (numbers == list(range(numbers[0], numbers[0] + len(numbers))))
+
+    def test_is_a_view(self) -> None:
+        framed = wire.frame(100, np.arange(3, dtype=np.uint32), symbols(3, 40))
+        assert np.shares_memory(wire.symbol_run_untrusted(framed, 100).symbols, framed)
+
+    @pytest.mark.parametrize(
+        ("at", "value"),
+        [(0, 0), (0, 2), (1, 2), (1, 4), (2, 1), (3, 1), (4, 1), (7, 101), (8, 1)],
+        ids=["version 0", "version 2", "announcement", "gone", "reserved", "reserved", "length", "length", "24 bits"],
+    )
+    def test_a_wrong_row_is_left_out(self, at: int, value: int) -> None:
+        framed = wire.frame(100, np.arange(3, dtype=np.uint32), symbols(3, 40))
+        framed[1, at] = value
+        run = wire.symbol_run_untrusted(framed, 100)
+        assert run.esis.tolist() == [0, 2]
+        assert not run.contiguous
+        with pytest.raises(BadDatagram):
+            wire.symbol_run_untrusted(framed[1:2], 100)
+
+    def test_the_last_esi_is_allowed_and_the_next_is_not(self) -> None:
+        framed = wire.frame(100, np.array([fec.MAX_ESI, fec.MAX_ESI + 1], dtype=np.uint32), symbols(2, 40))
+        assert wire.symbol_run_untrusted(framed, 100).esis.tolist() == [fec.MAX_ESI]
+
+    @pytest.mark.parametrize("size", [0, 1, 11, 12, 13, 19, 21, 27])
+    def test_sizes_that_are_none(self, size: int) -> None:
+        with pytest.raises(BadDatagram):
+            wire.symbol_run_untrusted(np.ones((2, size), dtype=np.uint8), 100)
+
+    def test_no_datagram(self) -> None:
+        with pytest.raises(BadDatagram):
+            wire.symbol_run_untrusted(np.empty((0, 20), dtype=np.uint8), 100)
+
+    def test_more_source_symbols_than_there_can_be(self) -> None:
+        most = 8 * fec.MAX_SOURCE_SYMBOLS
+        for length, fits in ((most, True), (most + 1, False)):
+            framed = wire.frame(length, np.arange(1, dtype=np.uint32), symbols(1, 8))
+            with contextlib.nullcontext() if fits else pytest.raises(BadDatagram):
+                wire.symbol_run_untrusted(framed, length)
+
+    @patient
+    @given(st.binary(max_size=2000), st.integers(1, 8), st.integers(1, 1 << 24))
+    def test_anything_raises_nothing_else(self, data: bytes, count: int, node_size: int) -> None:
+        with contextlib.suppress(BadDatagram):
+            wire.symbol_run_untrusted(rows(data, count), node_size)
+
+    @patient
+    @given(st.data(), st.integers(1, 6), sizes)
+    def test_what_comes_out_was_in_a_good_row(self, data: st.DataObject, count: int, t: int) -> None:
+        framed = wire.frame(100, np.arange(count, dtype=np.uint32), symbols(count, t))
+        for _ in range(data.draw(st.integers(1, 4))):
+            row, at = data.draw(st.integers(0, count - 1)), data.draw(st.integers(0, 11))
+            framed[row, at] = data.draw(st.integers(0, 255))
+        good = [row for row in framed if row[:8].tobytes().hex() == "0101000000000064" and row[8] == 0]
+        if not good:
+            with pytest.raises(BadDatagram):
+                wire.symbol_run_untrusted(framed, 100)
+            return
+        run = wire.symbol_run_untrusted(framed, 100)
+        assert run.esis.tolist() == [int.from_bytes(row[8:12].tobytes(), "big") for row in good]
+        assert np.array_equal(run.symbols, np.array([row[12:] for row in good]))
+
+
+class TestControl:
+    def test_literal_bytes(self) -> None:
+        assert wire.control(wire.GONE, b"body").hex() == "01040000" + b"body".hex()
+
+    @patient
+    @given(st.sampled_from([wire.ANNOUNCEMENT, wire.BEACON, wire.GONE]), st.binary())
+    def test_comes_back(self, kind: int, body: bytes) -> None:
+        datagram = wire.control(kind, body)
+        assert wire.control_untrusted(datagram) == (kind, body)
+        assert wire.datagram_type(datagram) == kind
+
+    @pytest.mark.parametrize("datagram", [b"", b"\1", b"\1\2\0", b"\0\2\0\0", b"\2\2\0\0", b"\1\0\0\0", b"\1\5\0\0"])
+    def test_refused(self, datagram: bytes) -> None:
+        with pytest.raises(BadDatagram):
+            wire.control_untrusted(datagram)
+
+    def test_a_symbol_is_no_control_datagram(self) -> None:
+        framed = wire.frame(100, np.arange(1, dtype=np.uint32), symbols(1, 40))
+        with pytest.raises(BadDatagram):
+            wire.control_untrusted(framed.tobytes())
+
+    @patient
+    @given(st.binary(max_size=64))
+    def test_anything_raises_nothing_else(self, datagram: bytes) -> None:
+        assert 0 <= wire.datagram_type(datagram) <= 255
+        with contextlib.suppress(BadDatagram):
+            wire.control_untrusted(datagram)
+
+
+class TestBeacon:
+    @patient
+    @given(st.lists(st.binary(min_size=14, max_size=14), min_size=1, max_size=120), st.integers(3, 14))
+    def test_comes_back(self, tails: list[bytes], scope: int) -> None:
+        prefix = bytes((0xFF, 0x10 | scope))
+        groups = [Group(prefix + tail) for tail in tails]
+        assert decode_beacon_untrusted(encode_beacon(groups), prefix) == groups[:MAX_CHANNELS]
+
+    @pytest.mark.parametrize("size", [0, 1, 13, 15, 14 * 101, 60_000])
+    def test_sizes_that_are_none(self, size: int) -> None:
+        with pytest.raises(BadDatagram):
+            decode_beacon_untrusted(bytes(size), b"\xff\x15")
+
+    @patient
+    @given(st.binary(max_size=100))
+    def test_anything_raises_nothing_else(self, body: bytes) -> None:
+        with contextlib.suppress(BadDatagram):
+            assert all(len(group) == 16 for group in decode_beacon_untrusted(body, b"\xff\x15"))

@@ -1,0 +1,420 @@
+"""From a multicast group to verified bytes, whatever happens to the files meanwhile."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mcfs.protocol.addressing import Addresser, Coordinate, addresser_of, node_group
+from mcfs.protocol.errors import Gone
+from mcfs.protocol.ids import Node, ObjectRef
+from mcfs.protocol.merkle import leaf_hash
+from mcfs.serve.descriptors import Descriptors
+from mcfs.serve.index import Index, Snapshot
+from mcfs.serve.store import NodeStore
+from mcfs.serve.walk import stamp_of
+from tests.serve.tree import Reader, source, walk_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+BLOCK = 64 << 10
+NOW = 1_700_000_000_000
+
+
+@pytest.fixture
+def store(index: Index) -> Iterator[NodeStore]:
+    store = NodeStore(index)
+    yield store
+    store.close()
+
+
+def publish(index: Index, store: NodeStore, share: Path, name: bytes = b"s") -> Snapshot:
+    snapshot = index.scan(share, name, now_ms=NOW)
+    store.replace([snapshot])
+    return snapshot
+
+
+def object_at(store: NodeStore, snapshot: Snapshot, path: bytes) -> ObjectRef:
+    entry = dict(walk_files(Reader(store), snapshot.entry))[path]
+    assert entry.extent is not None
+    return entry.extent.object
+
+
+def random_tree(top: Path, rng: random.Random, depth: int = 0) -> None:
+    for i in range(rng.randrange(2, 12)):
+        size = rng.choice([0, 1, 100, 5000, BLOCK, BLOCK + 1, 3 * BLOCK, 20 * BLOCK + 17])
+        (top / f"file{i}").write_bytes(rng.randbytes(size))
+    for i in range(rng.randrange(1, 4) if depth < 3 else 0):
+        (top / f"d{i}").mkdir()
+        random_tree(top / f"d{i}", rng, depth + 1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_node_of_a_random_tree_loads(index: Index, store: NodeStore, share: Path, seed: int) -> None:
+    random_tree(share, random.Random(seed))
+    (share / "three-levels").touch()
+    os.truncate(share / "three-levels", (1024 * 3 + 5) * BLOCK + 1)
+    snapshot = publish(index, store, share)
+    reader = Reader(store)
+    assert reader.tree(snapshot) == source(share)
+    for ref in reader.objects:
+        for level, count in enumerate(ref.geometry.counts):
+            for position in range(count):
+                reader.node(Node(ref, level, position))
+    assert len(reader.objects) == len(store)
+
+
+def test_groups_that_are_not_ours(index: Index, store: NodeStore, share: Path) -> None:
+    (share / "file").write_bytes(os.urandom(3 * BLOCK))
+    snapshot = publish(index, store, share)
+    ref = object_at(store, snapshot, b"file")
+    addresser = addresser_of(ref)
+    assert store.resolve(node_group(Node(ref, 0, 2), 7, addresser, 5)) is not None
+    assert store.resolve(node_group(Node(ref, 0, 2), 7, addresser, 8)) is None, "another scope"
+    for kind, position in ((0, 3), (1, 1), (2, 0), (14, 0), (15, 0), (0, (1 << 40) - 1)):
+        assert store.resolve(addresser.group(Coordinate(kind, 0, position))) is None
+    assert store.resolve(node_group(Node(ref, 0, 0), 0, addresser_of(ref, b"secret"), 5)) is None
+    for group in (b"\xff\x15" + bytes(14), b"\xff\x15" + b"\xff" * 14):
+        assert store.resolve(group) is None
+
+
+def test_bit_31_clear_is_no_group_of_ours(index: Index, store: NodeStore, share: Path) -> None:
+    snapshot = publish(index, store, share)
+    ref = snapshot.entry.content  # type: ignore[union-attr]
+    assert isinstance(ref, ObjectRef)
+    group = bytearray(node_group(Node(ref, 0, 0), 0, addresser_of(ref), 5))
+    assert store.resolve(bytes(group)) is not None
+    group[12] &= 0x7F
+    assert store.resolve(bytes(group)) is None
+
+
+def test_scope_and_secret(index: Index, share: Path) -> None:
+    (share / "file").write_bytes(os.urandom(3 * BLOCK))
+    store = NodeStore(index, scope=8, secret=b"key" * 10)
+    snapshot = publish(index, store, share)
+    assert Reader(store, 8, b"key" * 10).tree(snapshot) == source(share)
+    store.close()
+
+
+def test_tags_may_collide(index: Index, share: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two objects of one tag: the coordinate tells which one is meant, as long as only one of them has that node."""
+    monkeypatch.setattr("mcfs.serve.store.addresser_of", _colliding)
+    (share / "file").write_bytes(os.urandom(3 * BLOCK))
+    store = NodeStore(index)
+    snapshot = publish(index, store, share)
+    ref = snapshot.entry.content  # type: ignore[union-attr]
+    assert isinstance(ref, ObjectRef)
+    assert len(store) == 2
+    channel = store.resolve(node_group(Node(ref, 0, 0), 0, _colliding(ref), 5))
+    assert channel is not None
+    assert channel.node.object == ref
+
+
+def _colliding(ref: ObjectRef, secret: bytes = b"") -> Addresser:
+    addresser = addresser_of(ref, secret)
+    addresser.tag = b"same tag"
+    return addresser
+
+
+# --- files that are no longer what they were -------------------------------------------------------------------------
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 10)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def overwrite(path: Path) -> None:
+    """In place, with the times put back."""
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.write(os.urandom(100))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def rename_over(path: Path) -> None:
+    new = path.with_name("new")
+    new.write_bytes(os.urandom(path.stat().st_size))
+    new.rename(path)
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["closed", "open"])
+@pytest.mark.parametrize("name", ["large", "small"])
+@pytest.mark.parametrize("change", [truncate, empty, overwrite, rename_over, delete, fifo, directory])
+def test_gone(
+    index: Index, store: NodeStore, share: Path, change: Callable[[Path], None], name: str, is_open: bool
+) -> None:
+    (share / "large").write_bytes(os.urandom(3 * BLOCK))
+    for other in ("another", "small", "small too"):
+        (share / other).write_bytes(os.urandom(1000))
+    snapshot = publish(index, store, share)
+    ref = object_at(store, snapshot, name.encode())
+    if is_open:
+        store.load(Node(ref, 0, 0))
+    change(share / name)
+    unlinked_but_open = is_open and name == "large" and change not in (truncate, empty, overwrite)
+    if unlinked_but_open:
+        # The old file lives on as long as it is open, and has the right bytes.
+        assert len(store.load(Node(ref, 0, 0))) == BLOCK
+    else:
+        with pytest.raises(Gone):
+            store.load(Node(ref, 0, 0))
+    if name == "large":
+        assert len(store.load(Node(ref, 1, 0))) == 3 * 32
+
+
+@pytest.mark.parametrize("size", [1000, 3 * BLOCK])
+def test_what_proved_wrong_is_hashed_by_the_next_scan(index: Index, store: NodeStore, share: Path, size: int) -> None:
+    """Even if size, times and inode tell nothing, as after two writes within a tick of the kernel's clock."""
+    (share / "file").write_bytes(os.urandom(size))
+    snapshot = publish(index, store, share)
+    ref = object_at(store, snapshot, b"file")
+    store.close()
+    content = os.urandom(size)
+    (share / "file").write_bytes(content)
+    index._database.writer.insert("UPDATE files SET stamp = ?", (stamp_of((share / "file").stat()),))
+    publish(index, store, share)
+    with pytest.raises(Gone):
+        store.load(Node(ref, 0, 0))
+    snapshot = publish(index, store, share)
+    assert Reader(store).tree(snapshot)[b"file"][-1] == content
+
+
+def test_the_old_version_lives_for_one_replace_more(index: Index, store: NodeStore, share: Path) -> None:
+    (share / "file").write_bytes(os.urandom(3 * BLOCK))
+    (share / "other").write_bytes(os.urandom(3 * BLOCK))
+    old = publish(index, store, share)
+    listing = old.entry.content  # type: ignore[union-attr]
+    assert isinstance(listing, ObjectRef)
+    ref = object_at(store, old, b"file")
+    group = node_group(Node(ref, 0, 0), 0, addresser_of(ref), 5)
+    rename_over(share / "file")
+    store.replace([index.scan(share, b"s", now_ms=NOW)])
+    assert Reader(store).object(listing)
+    channel = store.resolve(group)
+    assert channel is not None
+    assert len(store.load(Node(ref, 1, 0))) == 96
+    with pytest.raises(Gone):
+        store.load(channel.node)
+    store.replace([index.scan(share, b"s", now_ms=NOW)])
+    assert store.resolve(group) is None
+    with pytest.raises(Gone):
+        store.load(channel.node)
+
+
+def test_a_share_that_is_no_longer_served(index: Index, store: NodeStore, share: Path, tmp_path: Path) -> None:
+    (share / "file").write_bytes(os.urandom(3 * BLOCK))
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "file").write_bytes(os.urandom(2 * BLOCK))
+    one = index.scan(share, b"one", now_ms=NOW)
+    two = index.scan(tmp_path / "more", b"two", now_ms=NOW)
+    store.replace([one, two])
+    assert len(store) == 4
+    store.replace([two])
+    store.replace([two])
+    assert len(store) == 2
+    assert Reader(store).tree(two) == source(tmp_path / "more")
+
+
+def test_a_copy_elsewhere_serves_as_well(index: Index, store: NodeStore, share: Path) -> None:
+    (share / "d").mkdir()
+    (share / "d" / "small").write_bytes(b"small")
+    (share / "d" / "large").write_bytes(os.urandom(3 * BLOCK))
+    shutil.copytree(share / "d", share / "e")
+    snapshot = publish(index, store, share)
+    shutil.rmtree(share / "d")
+    reader = Reader(store)
+    assert len([reader.content(entry.extent) for _, entry in walk_files(reader, snapshot.entry)]) == 4
+
+
+# --- attacks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Inodes of all regular files that were opened beneath a share."""
+    inodes: list[int] = []
+    original = os.fstat
+
+    def fstat(fd: int) -> os.stat_result:
+        status = original(fd)
+        inodes.append(status.st_ino)
+        return status
+
+    monkeypatch.setattr("mcfs.serve.beneath.os.fstat", fstat)
+    return inodes
+
+
+@pytest.mark.parametrize("size", [1000, 3 * BLOCK])
+def test_a_directory_swapped_for_a_link_is_not_entered(
+    index: Index, store: NodeStore, share: Path, tmp_path: Path, opened: list[int], size: int
+) -> None:
+    """Even the very same content outside is not read: it is not ours to publish."""
+    (share / "d" / "e").mkdir(parents=True)
+    (share / "d" / "e" / "file").write_bytes(os.urandom(size))
+    snapshot = publish(index, store, share)
+    ref = object_at(store, snapshot, b"d/e/file")
+    (share / "d").rename(tmp_path / "outside")
+    (share / "d").symlink_to(tmp_path / "outside")
+    opened.clear()
+    store.close()
+    with pytest.raises(Gone):
+        store.load(Node(ref, 0, 0))
+    assert index.scan(share, b"s", now_ms=NOW).total_files == 0
+    assert (tmp_path / "outside" / "e" / "file").stat().st_ino not in opened
+
+
+@pytest.mark.parametrize("size", [1000, 3 * BLOCK])
+def test_a_file_swapped_for_a_link_is_not_read(
+    index: Index, store: NodeStore, share: Path, tmp_path: Path, opened: list[int], size: int
+) -> None:
+    (share / "file").write_bytes(os.urandom(size))
+    snapshot = publish(index, store, share)
+    ref = object_at(store, snapshot, b"file")
+    store.close()
+    (share / "file").rename(tmp_path / "outside")
+    (share / "file").symlink_to(tmp_path / "outside")
+    opened.clear()
+    with pytest.raises(Gone):
+        store.load(Node(ref, 0, 0))
+    assert (tmp_path / "outside").stat().st_ino not in opened
+
+
+def test_swapping_while_scanning(index: Index, share: Path, tmp_path: Path, opened: list[int]) -> None:
+    """Between the walk and the hashing a directory becomes a link."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_text("secret")
+    for i in range(30):
+        (share / f"d{i:02}").mkdir()
+        (share / f"d{i:02}" / "file").write_text("public")
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            for i in range(30):
+                (share / f"d{i:02}").rename(tmp_path / "aside")
+                (share / f"d{i:02}").symlink_to(tmp_path / "outside")
+                (share / f"d{i:02}").unlink()
+                (tmp_path / "aside").rename(share / f"d{i:02}")
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        for i in range(20):
+            (share / "d00-new").write_text(f"{i}")
+            index.scan(share, b"s", now_ms=NOW)
+    finally:
+        stop.set()
+        thread.join()
+    assert (tmp_path / "outside" / "file").stat().st_ino not in opened
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+def test_zero_blocks_need_no_file(index: Index, store: NodeStore, share: Path) -> None:
+    (share / "hole").touch()
+    os.truncate(share / "hole", 3 * BLOCK + 5)
+    snapshot = publish(index, store, share)
+    ref = object_at(store, snapshot, b"hole")
+    (share / "hole").unlink()
+    assert [store.load(Node(ref, 0, i)) for i in range(4)] == [bytes(BLOCK)] * 3 + [bytes(5)]
+
+
+def test_many_threads(index: Index, store: NodeStore, share: Path) -> None:
+    for i in range(100):
+        (share / f"large{i}").write_bytes(os.urandom(3 * BLOCK))
+        (share / f"small{i}").write_bytes(os.urandom(3000))
+    snapshot = publish(index, store, share)
+    expected = source(share)
+    with ThreadPoolExecutor(8) as pool:
+        for tree in pool.map(lambda _: Reader(store).tree(snapshot), range(8)):
+            assert tree == expected
+
+
+def test_loading_while_scanning(index: Index, store: NodeStore, share: Path) -> None:
+    for i in range(100):
+        (share / f"large{i}").write_bytes(os.urandom(3 * BLOCK))
+    snapshot = publish(index, store, share)
+    expected = source(share)
+    with ThreadPoolExecutor(2) as pool:
+        scans = pool.submit(lambda: [index.scan(share, b"s", now_ms=NOW) for _ in range(20)])
+        while not scans.done():
+            assert Reader(store).tree(snapshot) == expected
+        assert scans.result()
+
+
+def test_a_damaged_page_is_never_sent(index: Index, store: NodeStore, share: Path) -> None:
+    (share / "file").write_bytes(os.urandom(3 * BLOCK))
+    snapshot = publish(index, store, share)
+    ref = object_at(store, snapshot, b"file")
+    index._database.writer.insert("UPDATE nodes SET data = zeroblob(96)")
+    store.replace([snapshot])
+    for node in (Node(ref, 1, 0), Node(ref, 0, 0)):
+        with pytest.raises(Gone):
+            store.load(node)
+
+
+def test_a_closed_index_has_nothing(state: Path, share: Path) -> None:
+    (share / "file").write_bytes(os.urandom(3 * BLOCK))
+    with Index.open(state) as index:
+        store = NodeStore(index)
+        snapshot = publish(index, store, share)
+        ref = object_at(store, snapshot, b"file")
+    store.close()
+    with pytest.raises(Gone):
+        store.load(Node(ref, 0, 0))
+
+
+def test_a_node_of_another_index(index: Index, store: NodeStore) -> None:
+    other = ObjectRef(5, BLOCK, leaf_hash(b"other"))
+    with pytest.raises(Gone, match="no such object"):
+        store.load(Node(other, 0, 0))
+
+
+def test_descriptors_are_bounded(tmp_path: Path) -> None:
+    descriptors = Descriptors(kept=2)
+    fds = [os.open(tmp_path, os.O_RDONLY) for _ in range(4)]
+    for key, fd in zip("abca", fds, strict=True):
+        descriptors.put(key, fd)
+    assert descriptors.take("b") is None
+    assert descriptors.take("a") == fds[3]
+    assert descriptors.take("a") is None, "it is in use"
+    os.close(fds[3])
+    descriptors.clear()
+    for fd in fds:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+
+def test_the_database_can_be_read_by_others_meanwhile(index: Index, store: NodeStore, share: Path, state: Path) -> None:
+    publish(index, store, share)
+    with sqlite3.connect(state / "state.sqlite") as connection:
+        assert connection.execute("SELECT count(*) FROM snapshots").fetchone() == (1,)
+    connection.close()
