@@ -9,8 +9,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from mcfs.fetch.nodes import NodeTree, Ready
 from mcfs.protocol import addressing, merkle, mld, wire
 from mcfs.protocol.addressing import Addresser, addresser_of
 from mcfs.protocol.beacon import decode_beacon_untrusted
-from mcfs.protocol.errors import BadNode, NotAvailable
 from mcfs.protocol.ids import Group, Host, Node, ObjectRef
 from mcfs.serve.announcer import Announcer
 from mcfs.serve.channel import Channel
@@ -28,6 +27,11 @@ from mcfs.serve.link import Link
 from mcfs.serve.payload import Payload, PayloadCache
 from mcfs.serve.querier import Querier
 from mcfs.serve.schedule import RANDOM_REPAIR_START, Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mcfs.protocol.errors import BadNode, NotAvailable
 
 SCOPE = addressing.SITE_LOCAL
 SERVER = Host(bytes.fromhex("fe80" + "00" * 13 + "01"))
@@ -221,6 +225,7 @@ class FakeNetwork:
             own_address=SERVER,
         )
         self._server_due = float("inf")
+        self._serving = False
 
     @staticmethod
     def _announcer() -> Announcer:
@@ -288,6 +293,7 @@ class FakeNetwork:
             return
         self.link.handle_timeout(now=self.now)
         self.link.querier.messages_to_send(now=self.now)
+        self.link.announcer.due(now=self.now)
         for node in scheduler.to_load():
             data = self.store.load(node)
             if data is None:
@@ -300,12 +306,18 @@ class FakeNetwork:
         if transmission is not None:
             self.symbols_sent += transmission.count
             self._deliver(transmission.group, transmission.datagrams())
-            self.at(self.now, self._serve)
+            if not self._serving:
+                self._serving = True
+                self.at(self.now, self._go_on)
             return
         due = [t for t in (scheduler.next_timeout(self.now), self.link.next_timeout(self.now)) if t is not None]
         if due and (min(due) < self._server_due or self._server_due <= self.now):
             self._server_due = max(min(due), self.now + 1e-5)
             self.at(self._server_due, self._serve)
+
+    def _go_on(self) -> None:
+        self._serving = False
+        self._serve()
 
     def _beacon(self, groups: list[Group]) -> None:
         """To clients that merge: those that follow something."""
@@ -328,12 +340,16 @@ class FakeNetwork:
             for piece in _pieces(kept, self.rng):
                 self._arrive(client, group, piece, self.rng.uniform(0.0002, h.jitter))
 
-    def _arrive(self, client: FakeClient, group: Group, rows: list[np.ndarray[tuple[int], np.dtype[np.uint8]]], delay: float) -> None:
+    def _arrive(
+        self, client: FakeClient, group: Group, rows: list[np.ndarray[tuple[int], np.dtype[np.uint8]]], delay: float
+    ) -> None:
         batch = np.stack(rows)
         self.at(self.now + delay, lambda: client.receive(group, SERVER, batch))
 
 
-def _pieces(rows: list[np.ndarray[tuple[int], np.dtype[np.uint8]]], rng: random.Random) -> Iterable[list[np.ndarray[tuple[int], np.dtype[np.uint8]]]]:
+def _pieces(
+    rows: list[np.ndarray[tuple[int], np.dtype[np.uint8]]], rng: random.Random
+) -> Iterable[list[np.ndarray[tuple[int], np.dtype[np.uint8]]]]:
     """Shuffled and cut into pieces of one to eight."""
     rng.shuffle(rows)
     while rows:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nacl.signing import SigningKey
@@ -13,6 +12,8 @@ from nacl.signing import SigningKey
 from mcfs.protocol.errors import UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nacl.signing import VerifyKey
 
 KEY_FILE: Final = "publisher.key"

@@ -118,9 +118,9 @@ def serve(
         name=name,
         paths=absolute,
     )
-    from mcfs.cli import serve_run
+    from mcfs.cli.serve_run import run
 
-    return serve_run.run(request, -1 if quiet else verbose) or Exit.OK
+    return run(request, -1 if quiet else verbose) or Exit.OK
 
 
 def check_names(paths: Sequence[Path], name: bytes | None) -> None:

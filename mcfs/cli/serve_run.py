@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -9,7 +10,6 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -28,13 +28,16 @@ from mcfs.serve.index import Index, ScanProgress, Snapshot
 from mcfs.serve.store import NodeStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from nacl.signing import SigningKey
 
     from mcfs.cli.serve import ServeRequest
 
 STATUS_FILE: Final = "status.json"
+GC_THRESHOLD: Final = 20_000
+"""Allocations between two collections: with the default of 700 an index of 100,000 files takes half as long again."""
 _VERBOSITY: Final = {-1: logging.WARNING, 0: logging.INFO, 1: logging.INFO}
 _DAD_SECONDS: Final = 3.0
 """Longest wait for a link-local address that is still being checked for duplicates (RFC 4862: one second)."""
@@ -45,6 +48,7 @@ log: Final = logging.getLogger(__name__)
 def run(request: ServeRequest, verbosity: int) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code. Raises UserError."""
     terminal.log_to_stderr("mcfs-serve", _VERBOSITY.get(verbosity, logging.DEBUG))
+    gc.set_threshold(GC_THRESHOLD)
     console = Console(stderr=True, quiet=verbosity < 0)
     with ExitStack() as stack:
         choice = _interfaces(request.interfaces)
@@ -93,8 +97,8 @@ def _open_server(store: NodeStore, choice: Choice, request: ServeRequest, key: S
         return Server(store, choice.chosen, settings, key)
     except PermissionError:
         raise UserError(
-            "mcfs-serve needs the capability CAP_NET_RAW to hear MLD reports: run it as root, or give it the capability "
-            "(systemd: AmbientCapabilities=CAP_NET_RAW)",
+            "mcfs-serve needs the capability CAP_NET_RAW to hear MLD reports: run it as root, or give it the "
+            "capability (systemd: AmbientCapabilities=CAP_NET_RAW)",
             Exit.PRIVILEGE,
         ) from None
     except OSError as error:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from mcfs.protocol import fec
-from mcfs.protocol.fec import Esis, Symbols
-from mcfs.protocol.wire import SymbolRun
+
+if TYPE_CHECKING:
+    from mcfs.protocol.fec import Esis, Symbols
+    from mcfs.protocol.wire import SymbolRun
 
 
 class Assembly:

@@ -18,18 +18,20 @@ Everything is sans-IO: datagrams and `now` go in; changes of membership, assembl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
-
+from typing import TYPE_CHECKING, Final
 
 from mcfs.fetch.assemble import Assembly
 from mcfs.fetch.batches import TICK, BatchBucket
 from mcfs.fetch.window import Window
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import BadDatagram, BadNode, Gone, NotAvailable, TimedOut
-from mcfs.protocol.ids import Group, Host, Node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mcfs.protocol.ids import Group, Host, Node
 
 DEFAULT_MAX_GROUPS: Final = 64
 """Switches hold few groups, and the kernel walks the list for each packet (4.5 us at 100)."""
@@ -44,7 +46,8 @@ MAX_NODE_SILENCE: Final = 16.0
 SILENT_PLACES: Final = 4
 """Channels that an origin which was not heard for SILENCE may hold."""
 PENALTY: Final = 0.5
-"""Seconds that a source is set aside for after a node of it failed; doubles to MAX_PENALTY."""
+"""Seconds that a source is set aside for after a node of it failed; doubles to MAX_PENALTY, and starts anew when it
+was right for as long as that."""
 MAX_PENALTY: Final = 60.0
 MAX_PENALISED: Final = 256
 
@@ -306,7 +309,7 @@ class Fetcher:
             times.append(max(now, self._checked + TICK))
         if self._leaves or any(g not in self._joined for g in self._held):
             times.append(self._change_at(now))
-        elif self._urgent or self._queue:
+        elif any(True for _ in self._admitted(now, set())):
             times.append(self._bucket.ready_at(now))
         return min(times, default=None)
 
@@ -417,9 +420,13 @@ class Fetcher:
         assembly = fetch.assemblies.get(source)
         if assembly is not None and assembly.t == t:
             return assembly
-        if t != fec.symbol_size(fetch.length, t) or (assembly is None and len(fetch.assemblies) >= MAX_SOURCES):
+        if t != fec.symbol_size(fetch.length, t):
             self.counters.bad_datagrams += 1
             return None
+        if assembly is None and len(fetch.assemblies) >= MAX_SOURCES:
+            # Who has sent least gives way: a liar who keeps the server out has to send as much as it does.
+            least = max(fetch.assemblies, key=lambda host: fetch.assemblies[host].missing)
+            del fetch.assemblies[least]
         fetch.assemblies[source] = Assembly(fetch.length, t)
         return fetch.assemblies[source]
 
@@ -434,7 +441,7 @@ class Fetcher:
 
     def _change_at(self, now: float) -> float:
         waits = [t + TICK for t in self._leaves.values()] if not any(g not in self._joined for g in self._held) else []
-        if (self._urgent or self._queue) and waits:
+        if waits and any(True for _ in self._admitted(now, set(self._leaves))):
             waits.append(now)
         return max(self._bucket.ready_at(now), min(waits, default=now))
 
@@ -489,9 +496,10 @@ class Fetcher:
                 self._rejoin(fetch, now)
 
     def _check_node_silence(self, fetch: _Fetch, now: float) -> None:
-        if fetch.state is not State.JOINED or now - max(
-            fetch.last_new, fetch.last_named, fetch.joined_at
-        ) < fetch.patience:
+        if (
+            fetch.state is not State.JOINED
+            or now - max(fetch.last_new, fetch.last_named, fetch.joined_at) < fetch.patience
+        ):
             return
         fetch.patience = min(MAX_NODE_SILENCE, fetch.patience * 2)
         self._rejoin(fetch, now)
@@ -505,8 +513,8 @@ class Fetcher:
     # --- inside: sources ---
 
     def _penalise(self, source: Host, now: float) -> None:
-        _, pause = self._penalties.get(source, (now, PENALTY / 2))
-        pause = min(MAX_PENALTY, pause * 2)
+        until, pause = self._penalties.pop(source, (now, PENALTY / 2))
+        pause = PENALTY if now > until + MAX_PENALTY else min(MAX_PENALTY, pause * 2)
         if len(self._penalties) >= MAX_PENALISED:
             self._penalties.pop(next(iter(self._penalties)))
         self._penalties[source] = (now + pause, pause)

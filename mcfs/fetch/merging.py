@@ -7,12 +7,14 @@ who reads here and there would get the whole file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mcfs.protocol.addressing import Addresser, addresser_of, tag_of
 from mcfs.protocol.ids import Group, Node, ObjectRef
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 MAX_FOLLOWED: Final = 1024
 """Objects: open files and the packs of the tree that is being copied."""

@@ -9,16 +9,19 @@ Sans-IO: reading the disk cache and writing it are asked for (`loads`, `stores`)
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mcfs.fetch.fetcher import Assembled, Failed, Fetcher
 from mcfs.protocol import merkle
 from mcfs.protocol.addressing import Addresser, addresser_of, node_group
-from mcfs.protocol.errors import BadNode, NotAvailable, ShareDown
-from mcfs.protocol.ids import Digest, Group, Node, ObjectRef
-from mcfs.protocol.merkle import Buffer
+from mcfs.protocol.errors import BadNode, NotAvailable, ShareDown, TimedOut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mcfs.protocol.ids import Digest, Group, Node, ObjectRef
+    from mcfs.protocol.merkle import Buffer
 
 MEMORY_BYTES: Final = 64 << 20
 """Verified blocks kept in memory: what the kernel asks for in pieces, and what read-ahead has brought."""
@@ -28,6 +31,10 @@ MAX_ADDRESSERS: Final = 1024
 MAX_UNWRITTEN: Final = 128 << 20
 """Bytes waiting for the cache's writer. Past this blocks are handed out but not kept: the disk is slower than the
 network, and readers matter more."""
+RETRY: Final = 1.0
+"""Seconds after a time-out in which asking for the node again fails at once: the kernel reads twice what failed."""
+MAX_TIMED_OUT: Final = 256
+"""Nodes whose time-out is remembered: as many as can be joined, so as many as can time out together."""
 MAX_REJECTIONS: Final = 8
 """Wrong assemblies of one node, from sources set aside ever longer, after which its readers get an error."""
 
@@ -107,12 +114,11 @@ class NodeTree:
         self._loads: deque[Load] = deque()
         self._stores: deque[Store] = deque()
         self._unwritten = 0
+        self._timed_out: OrderedDict[Node, float] = OrderedDict()
 
     # --- asking ---
 
-    def request(
-        self, node: Node, origin: bytes, *, urgent: bool, now: float, first: bool = False
-    ) -> Buffer | None:
+    def request(self, node: Node, origin: bytes, *, urgent: bool, now: float, first: bool = False) -> Buffer | None:
         """The node's bytes if they are in memory; else None, and a Ready or Failed event follows.
 
         `urgent`: somebody waits for it; `first`: it is being sent now, so it should be joined before what is only
@@ -178,9 +184,17 @@ class NodeTree:
         self._verify(pending, event, digest, now)
 
     def failed(self, event: Failed, *, now: float) -> None:
+        if isinstance(event.error, TimedOut):
+            self._remember_time_out(event.node, now)
         pending = self._pending.get(event.node)
         if pending is not None:
             self._fail(pending, event.error, now)
+
+    def _remember_time_out(self, node: Node, now: float) -> None:
+        self._timed_out.pop(node, None)
+        self._timed_out[node] = now + RETRY
+        if len(self._timed_out) > MAX_TIMED_OUT:
+            self._timed_out.popitem(last=False)
 
     def loaded(self, node: Node, data: Buffer | None, *, now: float) -> None:
         """A node was read from the cache and was right; None if it was not."""
@@ -237,6 +251,9 @@ class NodeTree:
         node, origin = pending.node, pending.origin
         if self._is_down(origin):
             self._fail(pending, ShareDown("nothing is heard of the share"), now)
+            return
+        if now < self._timed_out.get(node, now):
+            self._fail(pending, TimedOut("nothing was heard just now"), now)
             return
         group = self.group(node, self._pace(origin))
         self._fetcher.want(node, group, origin, urgent=pending.urgent or node.level > 0, now=now)

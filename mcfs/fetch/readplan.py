@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from mcfs.protocol.catalog import Extent, FileEntry
 from mcfs.protocol.ids import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mcfs.protocol.catalog import Extent, FileEntry
 
 FOLLOW: Final = 4
 """A file opened within this many places after the last one counts as "next": tools skip some (links, empty files)."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from mcfs.protocol.announce import Announcement
+if TYPE_CHECKING:
+    from mcfs.protocol.announce import Announcement
 
 MAX_SHARES: Final = 4096
 """Shares of one link, a few hundred bytes each."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from mcfs.protocol.announce import Announcement
-from mcfs.protocol.catalog import Entry, FileEntry
-from mcfs.protocol.ids import ObjectRef
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from mcfs.protocol.announce import Announcement
+    from mcfs.protocol.catalog import Entry, FileEntry
+    from mcfs.protocol.ids import ObjectRef
 
 
 class FileReader(Protocol):

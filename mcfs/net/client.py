@@ -8,14 +8,13 @@ read and write the disk cache. All tables belong to the event loop; between two 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -25,7 +24,6 @@ from mcfs.fetch.merging import Followed
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, blocks
 from mcfs.fetch.shares import ShareTable
-from mcfs.net.interfaces import Interface
 from mcfs.net.loader import WorkerPool
 from mcfs.net.receive import Receiver, Run
 from mcfs.protocol import addressing, merkle, wire
@@ -34,7 +32,13 @@ from mcfs.protocol.beacon import decode_beacon_untrusted
 from mcfs.protocol.catalog import MAX_LISTING_SIZE, Entry, FileEntry, Listing, decode_listing_untrusted
 from mcfs.protocol.errors import BadDatagram, BadNode, BadObject, NotAvailable, TimedOut
 from mcfs.protocol.ids import PACE_CLASSES, Group, Node, ObjectRef
-from mcfs.protocol.merkle import Buffer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from mcfs.net.interfaces import Interface
+    from mcfs.protocol.merkle import Buffer
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +51,10 @@ MAX_LISTING_BYTES: Final = 32 << 20
 """Encoded bytes of the listings that are kept decoded."""
 CONTROL_RATE: Final = 200
 """Control datagrams a second whose signatures are checked: 100 us each."""
+BEACON_RATE: Final = 500
+"""Beacons a second that are looked at, of all shares: 20 shares in use."""
+MAX_SHARE_CHANNELS: Final = 16
+"""Shares whose own channels are held because files of them were opened, the latest ones."""
 CACHE_READERS: Final = 2
 PACE_SLACK: Final = 0.004
 """Seconds that a slow reader may be away from its socket: what the server sends meanwhile must fit its buffer."""
@@ -133,6 +141,8 @@ class Client:
         self._wake = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
         self._control_budget = _Budget(CONTROL_RATE)
+        self._beacon_budget = _Budget(BEACON_RATE)
+        self._share_channels: OrderedDict[Group, None] = OrderedDict()
         self._paces: dict[bytes, int] = {}
         self._follower = TreeFollower()
         self._followed = Followed()
@@ -171,7 +181,7 @@ class Client:
         self.prefetch(ahead, share)
         for node in ahead:
             self.follow(node.object, range(node.index, node.object.geometry.counts[0]), share)
-        self._hold(addressing.share_group(share, self._settings.scope))
+        self._hold_share(addressing.share_group(share, self._settings.scope))
         if entry.extent is not None:
             self._tree.request(
                 Node(entry.extent.object, 0, entry.extent.offset // entry.extent.object.block_size),
@@ -277,7 +287,7 @@ class Client:
             if inner.parts:
                 raise BadObject("a part of a listing has parts")
             entries += inner.entries
-        if any(a.name >= b.name for a, b in zip(entries, entries[1:], strict=False)):
+        if any(a.name >= b.name for a, b in itertools.pairwise(entries)):
             raise BadObject("parts of a listing out of order")
         return tuple(entries)
 
@@ -419,13 +429,11 @@ class Client:
 
     def _control(self, run: Run, now: float) -> None:
         for row in run.datagrams:
-            if not self._control_budget.take(now):
-                return
             try:
                 kind, body = wire.control_untrusted(row.tobytes())
-                if kind == wire.ANNOUNCEMENT:
+                if kind == wire.ANNOUNCEMENT and self._control_budget.take(now):
                     self._announced(decode_announcement_untrusted(body), run, now)
-                elif kind == wire.BEACON:
+                elif kind == wire.BEACON and self._beacon_budget.take(now):
                     self._beacon(decode_beacon_untrusted(body, run.group[:2]), now)
             except BadDatagram:
                 self._fetcher.counters.bad_datagrams += 1
@@ -474,6 +482,18 @@ class Client:
             self._fetcher.hold(group)
             self._wake.set()
 
+    def _hold_share(self, group: Group) -> None:
+        """Listen to the channel of a share that is in use, for its beacons."""
+        if group in self._share_channels:
+            self._share_channels.move_to_end(group)
+        elif group not in self._controls:
+            self._share_channels[group] = None
+            self._hold(group)
+            if len(self._share_channels) > MAX_SHARE_CHANNELS:
+                oldest, _ = self._share_channels.popitem(last=False)
+                del self._controls[oldest]
+                self._fetcher.release(oldest, now=self._clock())
+
     def _repeat_controls(self, now: float) -> None:
         for group, control in self._controls.items():
             if now >= control.joined_at + control.repeat:
@@ -507,7 +527,9 @@ class Client:
         self._fetcher.limits = Limits(limits.timeout, limits.max_wait, fewer, limits.max_bytes)
         if not self._warned_groups:
             self._warned_groups = True
-            log.warning("the kernel allows no more multicast memberships: holding %d (sysctl net.core.optmem_max)", fewer)
+            log.warning(
+                "the kernel allows no more multicast memberships: holding %d (sysctl net.core.optmem_max)", fewer
+            )
 
     # --- shares ---
 
@@ -523,7 +545,7 @@ class Client:
             self._paces[origin] = pace
             if pace:
                 log.warning(
-                    "the receive buffer is small, so data come at 1/%d of the server's rate (sysctl -w net.core.rmem_max=%d)",
+                    "the receive buffer is small, so data come at 1/%d of the rate (sysctl net.core.rmem_max=%d)",
                     2**pace,
                     64 << 20,
                 )

@@ -6,19 +6,24 @@ What came is grouped into runs, datagrams of one size in one channel from one so
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from mcfs.protocol.fec import Symbols
 from mcfs.protocol.ids import Group, Host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mcfs.protocol.fec import Symbols
 
 MESSAGES: Final = 256
 MESSAGE_SIZE: Final = 65536
@@ -105,9 +110,7 @@ class Receiver:
 
     def join(self, group: bytes, ifindex: int) -> Joined:
         try:
-            self.socket.setsockopt(
-                socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, _GROUP_REQUEST.pack(group, ifindex)
-            )
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, _GROUP_REQUEST.pack(group, ifindex))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return Joined(True)
@@ -117,9 +120,7 @@ class Receiver:
     def leave(self, group: bytes, ifindex: int) -> None:
         """Leaving what the kernel has dropped by itself (an interface that went) is no error."""
         try:
-            self.socket.setsockopt(
-                socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, _GROUP_REQUEST.pack(group, ifindex)
-            )
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, _GROUP_REQUEST.pack(group, ifindex))
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO):
                 raise
@@ -152,10 +153,8 @@ class Receiver:
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
         except PermissionError:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        try:
+        with contextlib.suppress(OSError):  # an old kernel: every datagram comes by itself
             sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
-        except OSError:
-            pass  # an old kernel: every datagram comes by itself
         sock.bind(("::", port))
 
     def _lay_out(self) -> None:
@@ -195,7 +194,7 @@ class Receiver:
         keys[:, 9] = np.where(lengths > sizes, -1 - rows, sizes)
         starts = np.flatnonzero(np.any(keys[1:] != keys[:-1], axis=1)) + 1
         bounds = [0, *starts.tolist(), n]
-        for first, last in zip(bounds, bounds[1:], strict=False):
+        for first, last in itertools.pairwise(bounds):
             if good[first]:
                 yield from self._run(first, last, int(lengths[first]), int(sizes[first]), int(info[first]))
 

@@ -1,7 +1,7 @@
 """The server on real sockets: one task reads MLD messages per interface, one task sends.
 
-Everything that decides lives in `mcfs.serve`. Between two awaits the tables are consistent; all tasks are in the nursery
-of `Server.run`.
+Everything that decides lives in `mcfs.serve`. Between two awaits the tables are consistent; all tasks are in the
+nursery of `Server.run`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,11 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
-from nacl.signing import SigningKey
 
-from mcfs.net.interfaces import Interface
 from mcfs.net.listeners import OldReportReader, ReportReader
 from mcfs.net.loader import WorkerPool
 from mcfs.net.transmit import Sent, Transmitter
@@ -30,7 +27,14 @@ from mcfs.serve.link import Link
 from mcfs.serve.payload import Payload, PayloadCache
 from mcfs.serve.querier import Mode, Outgoing, Querier
 from mcfs.serve.schedule import RANDOM_REPAIR_START, Scheduler, Transmission
-from mcfs.serve.store import NodeStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from nacl.signing import SigningKey
+
+    from mcfs.net.interfaces import Interface
+    from mcfs.serve.store import NodeStore
 
 log = logging.getLogger(__name__)
 

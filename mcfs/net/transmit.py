@@ -6,11 +6,12 @@ import errno
 import socket
 import struct
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from mcfs.protocol.fec import Symbols
+if TYPE_CHECKING:
+    from mcfs.protocol.fec import Symbols
 
 _SOL_UDP: Final = 17
 _UDP_SEGMENT: Final = 103
@@ -57,7 +58,7 @@ class Transmitter:
         if not self._offload or count == 1:
             return self._send_each(group, datagrams)
         try:
-            self._send(group, memoryview(np.ascontiguousarray(datagrams)).cast("B"), size)
+            self._send(group, np.ascontiguousarray(datagrams).data.cast("B"), size)
         except BlockingIOError:
             return Sent.BLOCKED
         except OSError as error:
@@ -77,7 +78,7 @@ class Transmitter:
     def _send_each(self, group: bytes, datagrams: Symbols) -> Sent:
         for i, datagram in enumerate(datagrams):
             try:
-                self._send(group, memoryview(np.ascontiguousarray(datagram)), 0)
+                self._send(group, np.ascontiguousarray(datagram).data, 0)
             except BlockingIOError:
                 if i == 0:
                     return Sent.BLOCKED

@@ -77,7 +77,7 @@ class Addresser:
     def group(self, coordinate: Coordinate, scope: int = SITE_LOCAL) -> Group:
         value = self._permute(coordinate.pack())
         slot = (value >> 31) << 32 | _FLAG_BIT | value & (_FLAG_BIT - 1)
-        return Group(bytes((0xFF, 0x10 | scope)) + self.tag + slot.to_bytes(6, "big"))
+        return Group(prefix(scope) + self.tag + slot.to_bytes(6, "big"))
 
     def coordinate(self, group: bytes) -> Coordinate | None:
         """The coordinate behind a group address that carries this tag; None if bit 31 is not set."""
@@ -106,6 +106,11 @@ class Addresser:
 
 def scope_of(group: bytes) -> int:
     return group[1] & 0x0F
+
+
+def prefix(scope: int) -> bytes:
+    """The first two bytes of every group of this scope."""
+    return bytes((0xFF, 0x10 | scope))
 
 
 def tag_of(group: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Announcements: what a server says of a share, signed by its publisher, in one datagram.
 
-The body is a MessagePack array (key, signature, signed bytes); the signed bytes are a MessagePack array, class `_Signed`.
-The top entry travels as a listing of one entry, whose name is the share's. The signature is Ed25519 (RFC 8032) over a
+The body is a MessagePack array (key, signature, signed bytes); the signed bytes are a MessagePack array, `_Signed`. The
+top entry travels as a listing of one entry, whose name is the share's. The signature is Ed25519 (RFC 8032) over a
 context string and the signed bytes.
 """
 
@@ -88,9 +88,7 @@ def encode_announcement(announcement: Announcement, key: SigningKey) -> bytes:
     """The body of an announcement datagram."""
     a = announcement
     top = encode_listing([a.entry], a.owners)
-    signed = _Signed(
-        a.version, a.time_ms, top, a.total_bytes, a.total_files, a.rate, list(a.addresses[:MAX_ADDRESSES])
-    )
+    signed = _Signed(a.version, a.time_ms, top, a.total_bytes, a.total_files, a.rate, list(a.addresses[:MAX_ADDRESSES]))
     return _seal(_ANNOUNCEMENT_CONTEXT, msgspec.msgpack.encode(signed), key)
 
 
@@ -100,7 +98,7 @@ def decode_announcement_untrusted(body: bytes) -> Announcement:
     try:
         signed = _signed.decode(message)
         listing = decode_listing_untrusted(signed.top)
-    except (msgspec.DecodeError, BadObject) as error:
+    except (msgspec.DecodeError, RecursionError, BadObject) as error:
         raise BadDatagram(f"announcement: {error}") from None
     entry = _top_untrusted(listing.entries)
     return Announcement(
@@ -135,7 +133,7 @@ def decode_gone_untrusted(body: bytes) -> tuple[bytes, Group, int]:
     key, message = _open_untrusted(_GONE_CONTEXT, body)
     try:
         gone = _gone.decode(message)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BadDatagram(f"gone: {error}") from None
     return key, Group(gone.group), gone.time_ms
 
@@ -149,6 +147,6 @@ def _open_untrusted(context: bytes, body: bytes) -> tuple[bytes, bytes]:
     try:
         sealed = _sealed.decode(body)
         VerifyKey(sealed.key).verify(context + sealed.signed, sealed.signature)
-    except (msgspec.DecodeError, BadSignatureError, ValueError) as error:
+    except (msgspec.DecodeError, RecursionError, BadSignatureError, ValueError) as error:
         raise BadDatagram(f"signature: {error}") from None
     return sealed.key, sealed.signed

@@ -7,15 +7,17 @@ node is queued. Beacons are hints: they are not signed, and nothing that a clien
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.ids import Group
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 TAIL: Final = 14
-MAX_CHANNELS: Final = 100
-"""What fits a datagram of 1,452 bytes."""
+MAX_CHANNELS: Final = 80
+"""What fits a packet of 1,280 bytes, the least MTU of IPv6: a beacon is never fragmented."""
 
 
 def encode_beacon(groups: Iterable[Group]) -> bytes:

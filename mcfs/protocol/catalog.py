@@ -10,15 +10,17 @@ BadObject.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import msgspec
 from blake3 import blake3
 
 from mcfs.protocol.errors import BadObject
 from mcfs.protocol.ids import DIGEST_SIZE, MAX_OBJECT_SIZE, Digest, ObjectRef, object_ref_untrusted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
 
 FORMAT: Final = 1
 MAX_LISTING_SIZE: Final = 64 << 20

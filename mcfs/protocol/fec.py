@@ -1,8 +1,8 @@
 """RaptorQ (RFC 6330) over one node: one source block, one sub-block (Z = N = 1).
 
 The code works byte column by byte column, so how a symbol is cut into sub-symbols changes nothing about its bytes. The
-`raptorq` package cuts transfers of more than about 10 MiB into sub-blocks all the same; `_sub_blocks` finds out into how
-many and the data are permuted on the way in and out, so that what is on the wire is always N = 1 and systematic.
+`raptorq` package cuts transfers of more than about 10 MiB into sub-blocks all the same; `_sub_blocks` finds out into
+how many and the data are permuted on the way in and out, so that what is on the wire is always N = 1 and systematic.
 
 Encoder set-up costs about 3 ms per MiB, a decode with loss 2 ms, and both hold the GIL: they are kept off the path
 without loss, where source symbols are the node's own bytes.
@@ -10,6 +10,7 @@ without loss, where source symbols are the node's own bytes.
 
 from __future__ import annotations
 
+import itertools
 from functools import lru_cache
 from typing import Final, TypeAlias
 
@@ -85,9 +86,7 @@ def _join(data: Bytes1D, k: int, t: int, n: int) -> Symbols:
     if n == 1:
         return data.reshape(k, t)
     ends = [0, *_cuts(t, n), t]
-    return np.concatenate(
-        [data[k * a : k * b].reshape(k, b - a) for a, b in zip(ends, ends[1:], strict=False)], axis=1
-    )
+    return np.concatenate([data[k * a : k * b].reshape(k, b - a) for a, b in itertools.pairwise(ends)], axis=1)
 
 
 def _cuts(t: int, n: int) -> list[int]:

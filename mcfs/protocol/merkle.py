@@ -6,14 +6,16 @@ page at once. It is not the tree inside BLAKE3, whose chaining values no Python 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from blake3 import blake3
 
 from mcfs.protocol.errors import BadNode
 from mcfs.protocol.ids import DIGEST_SIZE, FAN_OUT, Digest, Node, ObjectRef
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 

@@ -1,16 +1,17 @@
 """When a server announces what: each announcement only while somebody listens for it.
 
 On a share's own channel: at once on a join, then every second, and three times when there is a new version. On the
-catalogue channel: all shares in turn, at least a second between two of the same share and at most 50 datagrams a second.
+catalogue channel: all shares in turn, once a second and on each join, at most 50 datagrams a second.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from mcfs.protocol.ids import Group, Host
+if TYPE_CHECKING:
+    from mcfs.protocol.ids import Group, Host
 
 INTERVAL: Final = 1.0
 CATALOGUE_GAP: Final = 1 / 50

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mcfs.protocol.ids import Group, Node
+if TYPE_CHECKING:
+    from mcfs.protocol.ids import Group, Node
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,8 @@ Sans-IO: messages and `now` go in; transmissions, announcements and MLD messages
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mcfs.protocol import mld
 from mcfs.protocol.beacon import MAX_CHANNELS, encode_beacon
@@ -16,10 +15,13 @@ from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.ids import Group, Host
 from mcfs.serve import membership as m
 from mcfs.serve import querier as q
-from mcfs.serve.announcer import Announcer
-from mcfs.serve.schedule import Scheduler
-from mcfs.serve.channel import Channel
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mcfs.serve.announcer import Announcer
+    from mcfs.serve.channel import Channel
+    from mcfs.serve.schedule import Scheduler
 
 
 class Resolver(Protocol):
@@ -142,7 +144,11 @@ class Link:
         if certain:
             self.querier.forget(group, now=now)
         else:
-            self.querier.ask(group, now=now)
+            self._ask(group, now)
+
+    def _ask(self, group: Group, now: float) -> None:
+        """Who does not answer is forgotten; if we cannot ask, the timers decide."""
+        if self.querier.ask(group, now=now):
             self.membership.query_sent(group, now=now)
 
     # --- beacons ---
@@ -162,8 +168,7 @@ class Link:
     def handle_timeout(self, *, now: float) -> None:
         self._apply(self.membership.expire(now=now), now)
         for group in self.scheduler.asks():
-            self.querier.ask(group, now=now)
-            self.membership.query_sent(group, now=now)
+            self._ask(group, now)
 
     def next_timeout(self, now: float) -> float | None:
         """When something is due besides what `scheduler` says."""
@@ -171,6 +176,7 @@ class Link:
             self.membership.next_timeout(),
             self.querier.next_timeout(),
             self.announcer.next_timeout(),
+            now if self.scheduler.asking else None,
         )
         return min((t for t in times if t is not None), default=None)
 

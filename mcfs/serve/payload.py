@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from mcfs.protocol import fec, wire
-from mcfs.protocol.fec import Symbols
-from mcfs.protocol.ids import Node
-from mcfs.protocol.merkle import Buffer
+
+if TYPE_CHECKING:
+    from mcfs.protocol.fec import Symbols
+    from mcfs.protocol.ids import Node
+    from mcfs.protocol.merkle import Buffer
 
 CACHE_BYTES: Final = 64 << 20
 """Framed nodes kept for repair and for readers that come a little later: what 64 channels of 1 MiB hold."""
+
+REPAIR_CHUNK: Final = 64
+"""Repair symbols made at a time, at least."""
 
 
 class Payload:
     """The datagrams of one node. Frames are uint8[n, 12 + T], rows in ESI order."""
 
-    __slots__ = ("_encoder", "_source", "length", "node", "symbol_size")
+    __slots__ = ("_encoder", "_repair", "_repair_start", "_source", "length", "node", "symbol_size")
 
     def __init__(self, node: Node, data: Buffer, max_symbol_size: int) -> None:
         self.node = node
@@ -31,11 +36,13 @@ class Payload:
         symbols = padded.reshape(k, self.symbol_size)
         self._source = wire.frame(self.length, np.arange(k, dtype=np.uint32), symbols)
         self._encoder: fec.Encoder | None = None
+        self._repair = self._source[:0]
+        self._repair_start = 0
 
     @property
     def nbytes(self) -> int:
         """Memory held, the encoder's intermediate symbols included."""
-        return self._source.nbytes * (2 if self._encoder else 1)
+        return self._source.nbytes * (2 if self._encoder else 1) + self._repair.nbytes
 
     def source(self, start: int, count: int) -> Symbols:
         """Source datagrams [start, start + count), a view."""
@@ -45,9 +52,19 @@ class Payload:
         """Repair datagrams with ESI K + start and following. The first call sets the encoder up (3 ms per MiB)."""
         if self._encoder is None:
             self._encoder = fec.Encoder(np.ascontiguousarray(self._source[:, wire.HEADER_SIZE :]))
+        at = start - self._repair_start
+        if at < 0 or at + count > len(self._repair):
+            self._make_repair(self._encoder, start, max(count, REPAIR_CHUNK, len(self._source) // 8))
+            at = 0
+        return self._repair[at : at + count]
+
+    def _make_repair(self, encoder: fec.Encoder, start: int, count: int) -> None:
+        """Each call of the encoder gives all packets from the first on, so a few large ones are made."""
         first = len(self._source) + start
+        count = min(count, fec.MAX_ESI + 1 - first)
         esis = np.arange(first, first + count, dtype=np.uint32)
-        return wire.frame(self.length, esis, self._encoder.repair(start, count))
+        self._repair = wire.frame(self.length, esis, encoder.repair(start, count))
+        self._repair_start = start
 
 
 class PayloadCache:

@@ -19,8 +19,8 @@ Membership is the only feedback: a host that stays joined still needs symbols, o
    doubling hold-off: otherwise one unplugged host stops everybody.
 4. r adapts per pace class: up for each of a channel's first two bursts, down for each pass. It is read when a pass
    starts; fixed at the join it would be stale by the length of the queue.
-5. ASKED: after K symbols of repair without a fresh report nothing more is sent until a report or a leave; the querier is
-   told to ask.
+5. ASKED: after K symbols of repair without a fresh report nothing more is sent until a report or a leave; the querier
+   is told to ask.
 
 The constants were found by simulation (docs/design.md, "The sending rule").
 """
@@ -30,16 +30,19 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mcfs.protocol import fec, wire
 from mcfs.protocol.ids import PACE_CLASSES, Group, Host, Node
 from mcfs.serve.pacer import Pacer
-from mcfs.serve.payload import Payload, PayloadCache
-from mcfs.serve.channel import Channel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mcfs.serve.channel import Channel
+    from mcfs.serve.payload import Payload, PayloadCache
 
 HOLD_OFF: Final = 0.08
 """Seconds; more than a tick of 40 ms and the leave's way of up to 24 ms."""
@@ -249,6 +252,10 @@ class Scheduler:
         """Groups whose listeners the querier should ask for a report."""
         asks, self._asks = self._asks, []
         return asks
+
+    @property
+    def asking(self) -> bool:
+        return bool(self._asks)
 
     def told_gone(self) -> list[Group]:
         """Groups whose listeners are to be told now that the node is gone."""

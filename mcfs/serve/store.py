@@ -1,6 +1,6 @@
 """The store: which node a multicast group stands for, and that node's bytes.
 
-Memory grows by 16 bytes per object: the tag of its groups, and the row in the database that says the rest. Blocks are
+Memory grows by 24 bytes per object: the tag of its groups, and the row in the database that says the rest. Blocks are
 read from the files when they are asked for, into a private buffer, and *that buffer* is checked against the hash tree
 before it is given out: a file that was changed, replaced or swapped for a link since it was indexed yields Gone, never
 other bytes.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from mcfs.protocol.addressing import CONTROL_KIND, SITE_LOCAL, addresser_of, scope_of, tag_of
+from mcfs.protocol.addressing import CONTROL_KIND, SITE_LOCAL, addresser_of, prefix, tag_of
 from mcfs.protocol.errors import BadNode, Gone
 from mcfs.protocol.ids import FAN_OUT, Digest, Group, Node, ObjectRef
 from mcfs.protocol.merkle import child_hash, is_zero_leaf, verify_node
@@ -43,12 +43,12 @@ class NodeStore:
 
     def __init__(self, index: Index, *, scope: int = SITE_LOCAL, secret: bytes = b"") -> None:
         self._index = index
-        self._scope = scope
+        self._prefix = prefix(scope)
         self._secret = secret
         self._lookup = Lookup(index)
         self._source = Source(index)
-        self._current: frozenset[int] = frozenset()
         self._tags = _table({})
+        self._current = self._tags[1]
         self._forget_rows()
 
     def __len__(self) -> int:
@@ -62,8 +62,9 @@ class NodeStore:
         still be produced, and are told of the rest that it is gone.
         """
         tags = {row: self._tag(ref) for snapshot in snapshots for row, ref in self._index.objects_of(snapshot.name)}
-        current = frozenset(tags)
-        old = {row: self._tag(ref) for row in self._current - current if (ref := self._lookup.ref(row)) is not None}
+        current = np.fromiter(tags, dtype=np.int64, count=len(tags))
+        gone: list[int] = np.setdiff1d(self._current, current).tolist()
+        old = {row: self._tag(ref) for row in gone if (ref := self._lookup.ref(row)) is not None}
         self._tags = _table(tags | old)
         self._current = current
         self._forget_rows()
@@ -72,7 +73,7 @@ class NodeStore:
 
     def resolve(self, group: bytes) -> Channel | None:
         """The channel of a group, None if it is no node of ours. Microseconds; reads the database for a new object."""
-        if scope_of(group) != self._scope:
+        if group[:2] != self._prefix:
             return None
         channels = (self._channel(row, Group(group)) for row in self._candidates(tag_of(group)))
         return next((channel for channel in channels if channel), None)

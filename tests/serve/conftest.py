@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcfs.serve.index import Index
+from mcfs.serve.store import NodeStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,3 +29,10 @@ def state(tmp_path: Path) -> Path:
 def index(state: Path) -> Iterator[Index]:
     with Index.open(state, block_size=64 << 10, threads=2) as index:
         yield index
+
+
+@pytest.fixture
+def store(index: Index) -> Iterator[NodeStore]:
+    store = NodeStore(index)
+    yield store
+    store.close()

@@ -147,7 +147,7 @@ def test_urgent_bursts_go_before_first_passes() -> None:
     drain(s, 0.0)
     s.joined(A, channel(1))
     load_all(s)
-    assert [t.repair for t in drain(s, HOLD_OFF + 0.001)][0] is True
+    assert next(t.repair for t in drain(s, HOLD_OFF + 0.001)) is True
 
 
 def test_the_share_of_proactive_repair_rises_with_bursts_and_falls_with_passes() -> None:

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import sqlite3
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -17,36 +16,16 @@ from mcfs.protocol.errors import Gone
 from mcfs.protocol.ids import Node, ObjectRef
 from mcfs.protocol.merkle import leaf_hash
 from mcfs.serve.descriptors import Descriptors
-from mcfs.serve.index import Index, Snapshot
+from mcfs.serve.index import Index
 from mcfs.serve.store import NodeStore
 from mcfs.serve.walk import stamp_of
-from tests.serve.tree import Reader, source, walk_files
+from tests.serve.tree import NOW, Reader, object_at, publish, source, walk_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 BLOCK = 64 << 10
-NOW = 1_700_000_000_000
-
-
-@pytest.fixture
-def store(index: Index) -> Iterator[NodeStore]:
-    store = NodeStore(index)
-    yield store
-    store.close()
-
-
-def publish(index: Index, store: NodeStore, share: Path, name: bytes = b"s") -> Snapshot:
-    snapshot = index.scan(share, name, now_ms=NOW)
-    store.replace([snapshot])
-    return snapshot
-
-
-def object_at(store: NodeStore, snapshot: Snapshot, path: bytes) -> ObjectRef:
-    entry = dict(walk_files(Reader(store), snapshot.entry))[path]
-    assert entry.extent is not None
-    return entry.extent.object
 
 
 def random_tree(top: Path, rng: random.Random, depth: int = 0) -> None:
@@ -251,88 +230,6 @@ def test_a_copy_elsewhere_serves_as_well(index: Index, store: NodeStore, share: 
     shutil.rmtree(share / "d")
     reader = Reader(store)
     assert len([reader.content(entry.extent) for _, entry in walk_files(reader, snapshot.entry)]) == 4
-
-
-# --- attacks ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Inodes of all regular files that were opened beneath a share."""
-    inodes: list[int] = []
-    original = os.fstat
-
-    def fstat(fd: int) -> os.stat_result:
-        status = original(fd)
-        inodes.append(status.st_ino)
-        return status
-
-    monkeypatch.setattr("mcfs.serve.beneath.os.fstat", fstat)
-    return inodes
-
-
-@pytest.mark.parametrize("size", [1000, 3 * BLOCK])
-def test_a_directory_swapped_for_a_link_is_not_entered(
-    index: Index, store: NodeStore, share: Path, tmp_path: Path, opened: list[int], size: int
-) -> None:
-    """Even the very same content outside is not read: it is not ours to publish."""
-    (share / "d" / "e").mkdir(parents=True)
-    (share / "d" / "e" / "file").write_bytes(os.urandom(size))
-    snapshot = publish(index, store, share)
-    ref = object_at(store, snapshot, b"d/e/file")
-    (share / "d").rename(tmp_path / "outside")
-    (share / "d").symlink_to(tmp_path / "outside")
-    opened.clear()
-    store.close()
-    with pytest.raises(Gone):
-        store.load(Node(ref, 0, 0))
-    assert index.scan(share, b"s", now_ms=NOW).total_files == 0
-    assert (tmp_path / "outside" / "e" / "file").stat().st_ino not in opened
-
-
-@pytest.mark.parametrize("size", [1000, 3 * BLOCK])
-def test_a_file_swapped_for_a_link_is_not_read(
-    index: Index, store: NodeStore, share: Path, tmp_path: Path, opened: list[int], size: int
-) -> None:
-    (share / "file").write_bytes(os.urandom(size))
-    snapshot = publish(index, store, share)
-    ref = object_at(store, snapshot, b"file")
-    store.close()
-    (share / "file").rename(tmp_path / "outside")
-    (share / "file").symlink_to(tmp_path / "outside")
-    opened.clear()
-    with pytest.raises(Gone):
-        store.load(Node(ref, 0, 0))
-    assert (tmp_path / "outside").stat().st_ino not in opened
-
-
-def test_swapping_while_scanning(index: Index, share: Path, tmp_path: Path, opened: list[int]) -> None:
-    """Between the walk and the hashing a directory becomes a link."""
-    (tmp_path / "outside").mkdir()
-    (tmp_path / "outside" / "file").write_text("secret")
-    for i in range(30):
-        (share / f"d{i:02}").mkdir()
-        (share / f"d{i:02}" / "file").write_text("public")
-    stop = threading.Event()
-
-    def swap() -> None:
-        while not stop.is_set():
-            for i in range(30):
-                (share / f"d{i:02}").rename(tmp_path / "aside")
-                (share / f"d{i:02}").symlink_to(tmp_path / "outside")
-                (share / f"d{i:02}").unlink()
-                (tmp_path / "aside").rename(share / f"d{i:02}")
-
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
-        for i in range(20):
-            (share / "d00-new").write_text(f"{i}")
-            index.scan(share, b"s", now_ms=NOW)
-    finally:
-        stop.set()
-        thread.join()
-    assert (tmp_path / "outside" / "file").stat().st_ino not in opened
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------

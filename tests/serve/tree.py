@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mcfs.serve.index import Snapshot
+    from mcfs.serve.index import Index, Snapshot
     from mcfs.serve.store import NodeStore
 
 About: TypeAlias = tuple[object, ...]
+NOW = 1_700_000_000_000
 Tree: TypeAlias = dict[bytes, About]
 """Path -> (kind, permissions, mtime, content or target)."""
 
@@ -118,3 +119,15 @@ def walk_files(reader: Reader, entry: Entry, path: bytes = b"") -> Iterator[tupl
     elif isinstance(entry, DirectoryEntry):
         for child in reader.entries(entry.content):
             yield from walk_files(reader, child, os.path.join(path, child.name))
+
+
+def publish(index: Index, store: NodeStore, share: Path, name: bytes = b"s") -> Snapshot:
+    snapshot = index.scan(share, name, now_ms=NOW)
+    store.replace([snapshot])
+    return snapshot
+
+
+def object_at(store: NodeStore, snapshot: Snapshot, path: bytes) -> ObjectRef:
+    entry = dict(walk_files(Reader(store), snapshot.entry))[path]
+    assert entry.extent is not None
+    return entry.extent.object
