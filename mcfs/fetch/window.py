@@ -2,7 +2,7 @@
 
 There is no rate to be told and none to be measured well: a window that is too small looks like a slow link, and a busy
 client like a fast one. What can be measured is how long a channel waits from its join to its first symbol. With batches
-every 40 ms and a report's way of 10 to 20 ms, a full link shows 40 to 80 ms; less means that the link runs dry between
+every 40 ms and a report's way of 10 to 20 ms, a full link shows 50 to 100 ms; less means that the link runs dry between
 batches, more that requests queue at the server or in our own receive buffer. Loss does not disturb it: the first symbol
 that arrives counts, whichever it is.
 """
@@ -14,8 +14,8 @@ from typing import Final
 START: Final = 8 << 20
 MIN: Final = 2 << 20
 MAX: Final = 64 << 20
-SHORT: Final = 0.040
-LONG: Final = 0.080
+SHORT: Final = 0.050
+LONG: Final = 0.100
 """Seconds from join to first symbol below which the window grows, and above which it shrinks."""
 
 

@@ -6,8 +6,10 @@ from typing import Final
 
 MIN_DEPTH: Final = 2 * 65536 * 8
 """Bits: two super-datagrams, or the sender could never send one while the next is being made."""
-DEPTH_SECONDS: Final = 0.001
-"""What a timer that wakes late may catch up."""
+MAX_DEPTH: Final = 1 << 23
+"""1 MiB: less than a switch's port buffer."""
+DEPTH_SECONDS: Final = 0.004
+"""What a task that was not scheduled for a while may catch up: a time slice of Linux."""
 
 
 class Pacer:
@@ -15,7 +17,7 @@ class Pacer:
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
-        self._depth = max(MIN_DEPTH, rate * DEPTH_SECONDS)
+        self._depth = max(MIN_DEPTH, min(MAX_DEPTH, rate * DEPTH_SECONDS))
         self._tokens = self._depth
         self._updated: float | None = None
 

@@ -40,8 +40,8 @@ def test_sequential_reads_are_fetched_ahead_further_and_further() -> None:
         plan.advance(block * MIB, MIB)
         ahead(plan)
     plan.advance(40 * MIB, MIB)
-    assert ahead(plan) == [88]
-    assert plan.ahead == range(61, 100)
+    assert ahead(plan)[-1] == 88
+    assert plan.ahead == range(41, 100)
 
 
 def test_a_look_at_the_head_of_a_file_fetches_little() -> None:
