@@ -129,7 +129,7 @@ class Link:
                 case m.GroupEmpty(group, certain):
                     self._emptied(group, certain, now)
         for channel, host in sorted(joined, key=lambda item: (-item[0].node.level, item[0].node.index)):
-            self.scheduler.joined(host, channel)
+            self.scheduler.joined(host, channel, now=now)
 
     def _joined(self, group: Group, host: Host, joined: list[tuple[Channel, Host]], now: float) -> None:
         self.counters.joins += 1

@@ -12,6 +12,9 @@ Membership is the only feedback: a host that stays joined still needs symbols, o
                                                                                             ^ K repair symbols
     the last leave ends a channel in any state                                 PARKED ------+ without a report
 
+A new channel is first HELD for GATHER seconds while hosts read the same things at about the same time: on a link that
+is faster than its readers nothing queues, and each would get a pass of its own.
+
 1. PASS: each listener gets K source symbols from where it joined (cyclic), then a proactive share r of repair symbols.
 2. PARKED: for longer than the client's tick and the leave latency.
 3. BURST: repair symbols, 2 % of K, doubled each time up to K, every ESI new. The first three bursts go before first
@@ -55,6 +58,14 @@ SHARE_DOWN: Final = 0.0004
 SHARE_MAX: Final = 0.3
 SHARE_START: Final = 0.005
 GONE_INTERVAL: Final = 1.0
+GATHER: Final = 0.05
+"""Seconds that a new channel waits for other hosts: a beacon, the batch that it causes and its report."""
+SHARED_SECONDS: Final = 0.5
+"""Two hosts that join a node within this time could have been served by one pass."""
+SHARED_WEIGHT: Final = 1 / 16
+SHARED_ENOUGH: Final = 0.2
+"""Share of joins, of nodes that another host joined just before, from which on it pays to wait."""
+REMEMBERED_JOINS: Final = 4096
 MAX_SUPER_DATAGRAM: Final = 65000
 """Bytes in one UDP_SEGMENT send, headers of IPv6 and UDP left room for."""
 MAX_SEGMENTS: Final = 64
@@ -80,6 +91,7 @@ class State(Enum):
     BURST = 3
     ASKED = 4
     GONE = 5
+    HELD = 6
 
 
 @dataclass(slots=True, eq=False)
@@ -159,19 +171,22 @@ class Scheduler:
         self._timers: list[tuple[float, int, _Channel]] = []
         self._sequence = 0
         self._repairs: OrderedDict[Node, int] = OrderedDict()
+        self._joins: OrderedDict[Node, tuple[float, Host]] = OrderedDict()
+        self._shared = 0.0
         self._asks: list[Group] = []
         self._gone: list[Group] = []
 
     # --- what listeners do ---
 
-    def joined(self, host: Host, channel: Channel) -> None:
+    def joined(self, host: Host, channel: Channel, *, now: float) -> None:
         """A host that was not a listener of the channel now is one."""
+        self._note_join(host, channel.node, now)
         state = self._channels.get(channel.group)
         if state is None:
             if len(self._channels) >= MAX_CHANNELS:
                 self.counters.channels_refused += 1
                 return
-            state = self._open(channel)
+            state = self._open(channel, now)
         state.marks[host] = state.sent
         state.until = state.sent + state.k
         state.bursts = state.burst = state.unanswered = 0
@@ -270,7 +285,7 @@ class Scheduler:
         """Up to `count` groups whose pass is still ahead or has just begun, those that come last first."""
         found = []
         for group, state in reversed(self._channels.items()):
-            if state.state in (State.LOADING, State.PASS) and state.until - state.sent > state.k * (1 - JUST_BEGUN):
+            if state.state in (State.HELD, State.LOADING, State.PASS) and state.until - state.sent > state.k * (1 - JUST_BEGUN):
                 found.append(group)
                 if len(found) == count:
                     break
@@ -278,15 +293,36 @@ class Scheduler:
 
     # --- inside ---
 
-    def _open(self, channel: Channel) -> _Channel:
+    @property
+    def hold(self) -> float:
+        """Seconds for which new channels wait for other hosts now."""
+        return GATHER if self._shared >= SHARED_ENOUGH else 0.0
+
+    def _note_join(self, host: Host, node: Node, now: float) -> None:
+        """Learn whether hosts want the same things at about the same time."""
+        before, other = self._joins.pop(node, (float("-inf"), host))
+        shared = other != host and now - before < SHARED_SECONDS
+        self._shared += SHARED_WEIGHT * (shared - self._shared)
+        self._joins[node] = (now, host)
+        if len(self._joins) > REMEMBERED_JOINS:
+            self._joins.popitem(last=False)
+
+    def _open(self, channel: Channel, now: float) -> _Channel:
         t = fec.symbol_size(channel.node.size, self._max_symbol_size)
         state = _Channel(channel, fec.source_symbols(channel.node.size, t), t)
         self._channels[channel.group] = state
-        if self._payloads.get(channel.node) is not None:
-            self._start_pass(state)
-        else:
-            self._load(state)
+        if self.hold and channel.node.level == 0:
+            state.state, state.wake = State.HELD, now + self.hold
+            self._at(state.wake, state)
+        self._prepare(state)
         return state
+
+    def _prepare(self, state: _Channel) -> None:
+        """Begin the pass, or load what it needs."""
+        if self._payloads.get(state.channel.node) is None:
+            self._load(state)
+        elif state.state is not State.HELD:
+            self._start_pass(state)
 
     def _close(self, state: _Channel) -> None:
         """Queues and timers find out by themselves: a channel without listeners is skipped."""
@@ -332,6 +368,9 @@ class Scheduler:
                 continue
             if state.state is State.PARKED:
                 self._start_burst(state)
+            elif state.state is State.HELD:
+                state.state = State.LOADING
+                self._prepare(state)
             elif state.state is State.GONE:
                 self._gone.append(state.channel.group)
                 state.wake = now + GONE_INTERVAL

@@ -7,11 +7,11 @@ import pytest
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef
 from mcfs.serve.channel import Channel
 from mcfs.serve.payload import Payload, PayloadCache
-from mcfs.serve.schedule import HOLD_OFF, Scheduler, Transmission
+from mcfs.serve.schedule import GATHER, HOLD_OFF, Scheduler, Transmission
 
 T = 1024
 K = MIN_BLOCK_SIZE // T
-REF = ObjectRef(8 * MIN_BLOCK_SIZE, MIN_BLOCK_SIZE, Digest(bytes(32)))
+REF = ObjectRef(200 * MIN_BLOCK_SIZE, MIN_BLOCK_SIZE, Digest(bytes(32)))
 A, B = Host(b"a" * 16), Host(b"b" * 16)
 
 
@@ -48,32 +48,32 @@ def esis(transmissions: list[Transmission]) -> list[tuple[bool, int]]:
 
 def test_a_join_is_answered_by_one_pass_of_source_symbols() -> None:
     s = scheduler()
-    s.joined(A, channel(0))
+    s.joined(A, channel(0), now=0.0)
     assert esis(drain(s, 0.0)) == [(False, i) for i in range(K)]
     assert drain(s, HOLD_OFF - 0.001) == []
 
 
 def test_nothing_is_sent_before_the_payload_is_loaded() -> None:
     s = scheduler()
-    s.joined(A, channel(0))
+    s.joined(A, channel(0), now=0.0)
     assert s.next(0.0) is None
     assert s.next_timeout(0.0) is None
 
 
 def test_a_host_that_joins_later_gets_the_whole_node_from_there() -> None:
     s = scheduler()
-    s.joined(A, channel(0))
+    s.joined(A, channel(0), now=0.0)
     load_all(s)
     first = s.next(0.0)
     assert first is not None
-    s.joined(B, channel(0))
+    s.joined(B, channel(0), now=0.0)
     rest = esis(drain(s, 0.0))
     assert rest == [(False, i % K) for i in range(first.count, first.count + K)]
 
 
 def test_a_leave_ends_the_pass() -> None:
     s = scheduler()
-    s.joined(A, channel(0))
+    s.joined(A, channel(0), now=0.0)
     load_all(s)
     assert s.next(0.0) is not None
     s.left(A, channel(0).group)
@@ -84,18 +84,18 @@ def test_a_leave_ends_the_pass() -> None:
 
 def test_the_leave_of_the_late_one_ends_what_only_it_needed() -> None:
     s = scheduler()
-    s.joined(A, channel(0))
+    s.joined(A, channel(0), now=0.0)
     load_all(s)
     sent = s.next(0.0)
     assert sent is not None
-    s.joined(B, channel(0))
+    s.joined(B, channel(0), now=0.0)
     s.left(B, channel(0).group)
     assert len(esis(drain(s, 0.0))) == K - sent.count
 
 
 def test_a_listener_that_stays_gets_bursts_of_new_repair_symbols_that_double() -> None:
     s = scheduler()
-    s.joined(A, channel(0))
+    s.joined(A, channel(0), now=0.0)
     drain(s, 0.0)
     first = esis(drain(s, HOLD_OFF))
     second = esis(drain(s, 2 * HOLD_OFF + 0.01))
@@ -105,18 +105,18 @@ def test_a_listener_that_stays_gets_bursts_of_new_repair_symbols_that_double() -
 
 def test_repair_numbers_go_on_after_a_leave() -> None:
     s = scheduler()
-    s.joined(A, channel(0))
+    s.joined(A, channel(0), now=0.0)
     drain(s, 0.0)
     drain(s, HOLD_OFF)
     s.left(A, channel(0).group)
-    s.joined(B, channel(0))
+    s.joined(B, channel(0), now=0.0)
     drain(s, 1.0)
     assert esis(drain(s, 1.0 + HOLD_OFF))[0] == (True, 8)
 
 
 def test_after_k_repair_symbols_without_a_report_the_querier_is_asked() -> None:
     s = scheduler()
-    s.joined(A, channel(0))
+    s.joined(A, channel(0), now=0.0)
     now, symbols = 0.0, 0
     for _ in range(200):
         symbols += sum(t.count for t in drain(s, now) if t.repair)
@@ -129,12 +129,12 @@ def test_after_k_repair_symbols_without_a_report_the_querier_is_asked() -> None:
 
 def test_late_bursts_go_behind_first_passes() -> None:
     s = scheduler()
-    s.joined(A, channel(0))
+    s.joined(A, channel(0), now=0.0)
     now = 0.0
     for _ in range(4):  # the pass and the three urgent bursts
         drain(s, now)
         now += HOLD_OFF + 0.001
-    s.joined(A, channel(1))
+    s.joined(A, channel(1), now=0.0)
     load_all(s)
     order = [t.group for t in drain(s, now + 10)]
     assert order[0] == channel(1).group
@@ -143,16 +143,16 @@ def test_late_bursts_go_behind_first_passes() -> None:
 
 def test_urgent_bursts_go_before_first_passes() -> None:
     s = scheduler()
-    s.joined(A, channel(0))
+    s.joined(A, channel(0), now=0.0)
     drain(s, 0.0)
-    s.joined(A, channel(1))
+    s.joined(A, channel(1), now=0.0)
     load_all(s)
     assert next(t.repair for t in drain(s, HOLD_OFF + 0.001)) is True
 
 
 def test_the_share_of_proactive_repair_rises_with_bursts_and_falls_with_passes() -> None:
     s = scheduler(share=0.1)
-    s.joined(A, channel(0))
+    s.joined(A, channel(0), now=0.0)
     sent = esis(drain(s, 0.0))
     assert sent == [(False, i) for i in range(K)] + [(True, i) for i in range(7)]
     assert s.shares[0] == pytest.approx(0.1 - 0.0004)
@@ -163,7 +163,7 @@ def test_the_share_of_proactive_repair_rises_with_bursts_and_falls_with_passes()
 def test_the_rate_is_kept() -> None:
     s = scheduler(rate=8e6)
     for i in range(8):
-        s.joined(A, channel(i))
+        s.joined(A, channel(i), now=0.0)
     now, bits = 0.0, 0
     while now < 0.5:
         load_all(s)
@@ -178,7 +178,7 @@ def test_the_rate_is_kept() -> None:
 def test_a_slow_class_is_paced_at_a_fraction() -> None:
     s = scheduler(rate=8e8)
     for i in range(8):
-        s.joined(A, channel(i, pace=3))
+        s.joined(A, channel(i, pace=3), now=0.0)
     now, bits = 0.0, 0
     while now < 0.004:
         load_all(s)
@@ -192,7 +192,7 @@ def test_a_slow_class_is_paced_at_a_fraction() -> None:
 
 def test_a_node_that_is_gone_is_told_once_a_second() -> None:
     s = scheduler()
-    s.joined(A, channel(0))
+    s.joined(A, channel(0), now=0.0)
     (node,) = s.to_load()
     s.gone(node, now=0.0)
     told = []
@@ -204,10 +204,10 @@ def test_a_node_that_is_gone_is_told_once_a_second() -> None:
 
 def test_leaves_while_loading_leave_nothing_behind() -> None:
     s = scheduler()
-    s.joined(A, channel(0))
+    s.joined(A, channel(0), now=0.0)
     (node,) = s.to_load()
     s.left(A, channel(0).group)
-    s.joined(B, channel(0))
+    s.joined(B, channel(0), now=0.0)
     assert s.to_load() == []
     s.loaded(Payload(node, bytes(node.size), T))
     assert len(esis(drain(s, 0.0))) == K
@@ -216,9 +216,33 @@ def test_leaves_while_loading_leave_nothing_behind() -> None:
 def test_a_payload_that_was_evicted_is_loaded_again() -> None:
     payloads = PayloadCache(max_bytes=1)
     s = Scheduler(rate=1e12, payloads=payloads, max_symbol_size=T, repair_start=lambda: 0)
-    s.joined(A, channel(0))
-    s.joined(A, channel(1))
+    s.joined(A, channel(0), now=0.0)
+    s.joined(A, channel(1), now=0.0)
     sent = drain(s, 0.0)
     assert sorted({t.group for t in sent}) == [channel(0).group, channel(1).group]
     assert len([e for e in esis(sent) if not e[0]]) == 2 * K
     assert [t.repair for t in drain(s, HOLD_OFF + 0.001)] == [True, True]
+
+
+def test_hosts_that_want_the_same_are_waited_for_and_served_by_one_pass() -> None:
+    s = scheduler()
+    for i in range(8):  # two hosts, a little apart, on an idle link: two passes each
+        s.joined(A, channel(i), now=i / 10)
+        drain(s, i / 10)
+        s.left(A, channel(i).group)
+        s.joined(B, channel(i), now=i / 10 + 0.03)
+        drain(s, i / 10 + 0.03)
+        s.left(B, channel(i).group)
+    assert s.hold == GATHER
+    s.joined(A, channel(100), now=5.0)
+    assert drain(s, 5.0) == []
+    s.joined(B, channel(100), now=5.03)
+    assert esis(drain(s, 5.0 + GATHER)) == [(False, i) for i in range(K)]
+
+
+def test_a_lone_host_never_waits() -> None:
+    s = scheduler()
+    for i in range(100):
+        s.joined(A, channel(i % 8), now=i / 10)
+        s.left(A, channel(i % 8).group)
+    assert s.hold == 0.0
