@@ -50,6 +50,8 @@ PENALTY: Final = 0.5
 was right for as long as that."""
 MAX_PENALTY: Final = 60.0
 MAX_PENALISED: Final = 256
+HOLD_VALID: Final = 0.5
+"""Seconds for which what a beacon said of holding is believed; there is one every 40 ms."""
 
 
 class State(Enum):
@@ -158,6 +160,8 @@ class Fetcher:
         self._held: dict[Group, None] = {}
         self._outstanding = 0
         self._queued_bytes = 0
+        self._hold = 0.0
+        self._hold_until = float("-inf")
         self._bucket = BatchBucket()
         self._origins: dict[bytes, _Origin] = {}
         self._events: deque[Event] = deque()
@@ -249,6 +253,10 @@ class Fetcher:
             if fetch is not None and fetch.state is State.JOINED:
                 fetch.last_named = fetch.origin.last_heard = now
                 fetch.origin.silence = SILENCE
+
+    def held(self, seconds: float, *, now: float) -> None:
+        """The server says that it holds new channels for so long: that is no queue."""
+        self._hold, self._hold_until = seconds, now + HOLD_VALID
 
     def gone(self, group: Group, *, now: float) -> None:
         fetch = self._fetches.get(group)
@@ -404,7 +412,8 @@ class Fetcher:
 
     def _progress(self, fetch: _Fetch, now: float) -> None:
         if fetch.last_new < fetch.joined_at and fetch.state is State.JOINED:
-            self._window.first_symbol(now - fetch.joined_at, fetch.length, filled=fetch.filled)
+            hold = self._hold if now < self._hold_until else 0.0
+            self._window.first_symbol(now - fetch.joined_at - hold, fetch.length, filled=fetch.filled)
         fetch.last_new = fetch.origin.last_heard = now
         fetch.origin.silence, fetch.patience = SILENCE, NODE_SILENCE
 

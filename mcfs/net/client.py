@@ -430,11 +430,13 @@ class Client:
     def _control(self, run: Run, now: float) -> None:
         for row in run.datagrams:
             try:
-                kind, body = wire.control_untrusted(row.tobytes())
+                datagram = row.tobytes()
+                kind, body = wire.control_untrusted(datagram)
                 if kind == wire.ANNOUNCEMENT and self._control_budget.take(now):
                     self._announced(decode_announcement_untrusted(body), run, now)
                 elif kind == wire.BEACON and self._beacon_budget.take(now):
                     self._beacon(decode_beacon_untrusted(body, run.group[:2]), now)
+                    self._fetcher.held(wire.hold_untrusted(datagram), now=now)
             except BadDatagram:
                 self._fetcher.counters.bad_datagrams += 1
 

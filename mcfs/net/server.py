@@ -248,7 +248,7 @@ class Server:
             for group, name in link.announcer.due(now=now):
                 self._announce(port, group, name)
         for group, body in link.beacons(now=now):
-            port.transmitter.send_control(group, wire.control(wire.BEACON, body))
+            port.transmitter.send_control(group, wire.control(wire.BEACON, body, round(1000 * link.scheduler.hold)))
         for group in link.scheduler.told_gone():
             body = encode_gone(group, _unix_ms(), self._key)
             port.transmitter.send_control(group, wire.control(wire.GONE, body))

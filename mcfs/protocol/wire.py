@@ -6,7 +6,7 @@
     +-------+-------+---------------+---------------+---------------+----------
     | vers. | type  |   reserved    | transfer len. |      ESI      | symbol...     type 1
     +-------+-------+---------------+---------------+---------------+----------
-    | vers. | type  |   reserved    | MessagePack ...                             types 2 to 4
+    | vers. | type  | reserved/hold | body ...                                    types 2 to 4
     +-------+-------+---------------+----------
 
 The destination group names the node and its pace class, so the header need not. T, the symbol's size, is what is left
@@ -41,6 +41,8 @@ DEFAULT_MTU: Final = 1500
 MIN_MTU: Final = 1280
 """RFC 8200 section 5."""
 DEFAULT_PORT: Final = 27027
+MAX_HOLD: Final = 0.5
+"""Seconds that a beacon can make a client believe in: it only makes read-ahead longer."""
 
 _HEADER: Final = struct.Struct(">BBHII")
 _HEADER_DTYPE: Final = np.dtype([("start", ">u4"), ("length", ">u4"), ("esi", ">u4")])
@@ -95,9 +97,9 @@ def symbol_run_untrusted(datagrams: Symbols, node_size: int) -> SymbolRun:
     return SymbolRun(node_size, esis, symbols, contiguous)
 
 
-def control(kind: int, body: bytes) -> bytes:
-    """A control datagram."""
-    return CONTROL_HEADER.pack(VERSION, kind, 0) + body
+def control(kind: int, body: bytes, hold_ms: int = 0) -> bytes:
+    """A control datagram; `hold_ms` is a beacon's: how long the server holds new channels."""
+    return CONTROL_HEADER.pack(VERSION, kind, hold_ms) + body
 
 
 def control_untrusted(datagram: bytes) -> tuple[int, bytes]:
@@ -110,6 +112,9 @@ def control_untrusted(datagram: bytes) -> tuple[int, bytes]:
     return kind, datagram[CONTROL_HEADER.size :]
 
 
-def datagram_type(first: bytes) -> int:
-    """The type byte of a datagram, or 0 if it is too short or of another version."""
-    return first[1] if len(first) >= CONTROL_HEADER.size and first[0] == VERSION else 0
+def hold_untrusted(datagram: bytes) -> float:
+    """Seconds for which the sender of a beacon holds new channels, MAX_HOLD at most. Raises BadDatagram."""
+    if len(datagram) < CONTROL_HEADER.size:
+        raise BadDatagram("short")
+    hold_ms: int = CONTROL_HEADER.unpack_from(datagram)[2]
+    return min(MAX_HOLD, hold_ms / 1000)

@@ -17,7 +17,7 @@ PORT = 27999
 RECEIVE = f"""
 import json, socket, sys, time
 from mcfs.net.receive import Receiver
-groups = [bytes.fromhex("ff15" + "00" * 9 + f"80{{i:06x}}") for i in range(4)]
+groups = [bytes.fromhex("ff15" + "00" * 10 + f"80{{i:06x}}") for i in range(4)]
 receiver = Receiver({PORT})
 index = socket.if_nametoindex("eth0")
 for group in groups[:3]:
@@ -39,7 +39,7 @@ SEND = f"""
 import socket, time
 import numpy as np
 from mcfs.net.transmit import Sent, Transmitter
-groups = [bytes.fromhex("ff15" + "00" * 9 + f"80{{i:06x}}") for i in range(4)]
+groups = [bytes.fromhex("ff15" + "00" * 10 + f"80{{i:06x}}") for i in range(4)]
 transmitter = Transmitter(socket.if_nametoindex("eth0"), {PORT}, 1)
 number = 0
 for step in range(60):
