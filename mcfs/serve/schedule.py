@@ -292,9 +292,7 @@ class Scheduler:
         """Up to `count` groups whose pass is still ahead or has just begun, those that come last first."""
         found = []
         for group, state in reversed(self._channels.items()):
-            if state.state in (State.HELD, State.LOADING, State.PASS) and state.until - state.sent > state.k * (
-                1 - JUST_BEGUN
-            ):
+            if state.is_ahead:
                 found.append(group)
                 if len(found) == count:
                     break
