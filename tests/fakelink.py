@@ -136,8 +136,9 @@ class FakeClient:
             self.fetcher.receive(group, source, datagrams, now=self._network.now)
             self.pump()
 
-    def beacon(self, groups: list[Group]) -> None:
+    def beacon(self, groups: list[Group], hold: float) -> None:
         """As the client on the network does."""
+        self.fetcher.held(hold, now=self._network.now)
         self.fetcher.queued(groups, now=self._network.now)
         places = (self.fetcher.limits.max_groups - self.fetcher.groups) // 2
         for node, origin in self.followed.wanted(groups, now=self._network.now):
@@ -323,7 +324,8 @@ class FakeNetwork:
         """To clients that merge: those that follow something."""
         for client in self.clients:
             if self.rng.random() >= client.hostility.loss:
-                self.at(self.now + 0.0005, lambda c=client: c.beacon(groups))  # type: ignore[misc]
+                hold = self.link.scheduler.hold
+                self.at(self.now + 0.0005, lambda c=client, h=hold: c.beacon(groups, h))  # type: ignore[misc]
 
     def _deliver(self, group: Group, datagrams: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> None:
         for client in self.clients:

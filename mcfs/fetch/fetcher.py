@@ -43,6 +43,8 @@ MAX_SILENCE: Final = 3.0
 NODE_SILENCE: Final = 2.0
 """The same for one node while its origin is heard: longer than a full queue of 64 MiB at 1 Gbit/s; doubles."""
 MAX_NODE_SILENCE: Final = 16.0
+STALL: Final = 0.2
+"""Seconds between two looks at the time after which the silence may have been ours: what came waits in the buffer."""
 SILENT_PLACES: Final = 4
 """Channels that an origin which was not heard for SILENCE may hold."""
 PENALTY: Final = 0.5
@@ -167,6 +169,7 @@ class Fetcher:
         self._events: deque[Event] = deque()
         self._penalties: dict[Host, tuple[float, float]] = {}
         self._checked = float("-inf")
+        self._excused = float("-inf")
 
     # --- what is wanted ---
 
@@ -325,6 +328,8 @@ class Fetcher:
         """Deadlines and silence; looks at all fetches at most once a tick."""
         if now < self._checked + TICK:
             return
+        if now > self._checked + STALL:
+            self._excused = now
         self._checked = now
         for fetch in list(self._by_node.values()):
             self._check_deadline(fetch, now)
@@ -496,7 +501,7 @@ class Fetcher:
 
     def _check_silence(self, origin: _Origin, now: float) -> None:
         """Nothing at all of the origin: leave, wait a tick, join again, a few channels at a time."""
-        if not origin.joined or now - origin.quiet_since() < origin.silence:
+        if not origin.joined or now - max(origin.quiet_since(), self._excused) < origin.silence:
             return
         origin.active_since = now
         origin.silence = min(MAX_SILENCE, origin.silence * 2)
@@ -507,7 +512,7 @@ class Fetcher:
     def _check_node_silence(self, fetch: _Fetch, now: float) -> None:
         if (
             fetch.state is not State.JOINED
-            or now - max(fetch.last_new, fetch.last_named, fetch.joined_at) < fetch.patience
+            or now - max(fetch.last_new, fetch.last_named, fetch.joined_at, self._excused) < fetch.patience
         ):
             return
         fetch.patience = min(MAX_NODE_SILENCE, fetch.patience * 2)

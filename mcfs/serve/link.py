@@ -124,7 +124,7 @@ class Link:
                     self.scheduler.refreshed(group, now=now)
                 case m.ListenerLeft(group, host):
                     self.counters.leaves += 1
-                    self.scheduler.left(host, group)
+                    self.scheduler.left(host, group, now=now)
                     self.announcer.left(host, group)
                 case m.GroupEmpty(group, certain):
                     self._emptied(group, certain, now)

@@ -50,6 +50,13 @@ if TYPE_CHECKING:
 HOLD_OFF: Final = 0.08
 """Seconds; more than a tick of 40 ms and the leave's way of up to 24 ms."""
 MAX_HOLD_OFF: Final = 2.5
+REPORT_WAY: Final = 0.015
+"""A leave that comes sooner than this after a burst was on its way already: the burst was for nothing."""
+HOLD_OFF_UP: Final = 0.004
+HOLD_OFF_DOWN: Final = 0.0002
+SLOWEST_HOLD_OFF: Final = 0.25
+"""The first hold-off grows for each burst that was for nothing, since readers that are short of CPU leave late, and
+shrinks for each leave that came in time."""
 URGENT_BURSTS: Final = 3
 FIRST_BURST: Final = 0.02
 MIN_BURST: Final = 8
@@ -112,6 +119,8 @@ class _Channel:
     burst: int = 0
     unanswered: int = 0
     """Repair symbols since the last report."""
+    burst_at: float = float("-inf")
+    """When its last burst began."""
     wake: float = 0.0
     """When it leaves PARKED, or tells again in GONE."""
 
@@ -180,6 +189,7 @@ class Scheduler:
         self._repairs: OrderedDict[Node, int] = OrderedDict()
         self._joins: OrderedDict[Node, tuple[float, Host]] = OrderedDict()
         self._shared = 0.0
+        self._hold_off = HOLD_OFF
         self._asks: list[Group] = []
         self._gone: list[Group] = []
 
@@ -209,10 +219,11 @@ class Scheduler:
         if state.state is State.ASKED:
             self._park(state, now)
 
-    def left(self, host: Host, group: Group) -> None:
+    def left(self, host: Host, group: Group, *, now: float) -> None:
         state = self._channels.get(group)
         if state is None or state.marks.pop(host, None) is None:
             return
+        self._learn_hold_off(state, now)
         if not state.marks:
             self._close(state)
         else:
@@ -314,6 +325,14 @@ class Scheduler:
         if len(self._joins) > REMEMBERED_JOINS:
             self._joins.popitem(last=False)
 
+    def _learn_hold_off(self, state: _Channel, now: float) -> None:
+        if state.bursts == 0:
+            self._hold_off = max(HOLD_OFF, self._hold_off - HOLD_OFF_DOWN)
+        elif state.bursts == 1 and now - state.burst_at < REPORT_WAY:
+            self._hold_off = min(SLOWEST_HOLD_OFF, self._hold_off + HOLD_OFF_UP)
+            pace = state.channel.pace
+            self.shares[pace] = max(0.0, self.shares[pace] - SHARE_UP)  # nothing was lost
+
     def _open(self, channel: Channel, now: float) -> _Channel:
         t = fec.symbol_size(channel.node.size, self._max_symbol_size)
         state = _Channel(channel, fec.source_symbols(channel.node.size, t), t)
@@ -361,7 +380,7 @@ class Scheduler:
     def _park(self, state: _Channel, now: float) -> None:
         state.state = State.PARKED
         late = max(0, state.bursts - URGENT_BURSTS)
-        state.wake = now + min(MAX_HOLD_OFF, HOLD_OFF * 2**late)
+        state.wake = now + min(MAX_HOLD_OFF, self._hold_off * 2**late)
         self._at(state.wake, state)
 
     def _at(self, when: float, state: _Channel) -> None:
@@ -374,7 +393,7 @@ class Scheduler:
             if not state.wanted or state.wake > now:
                 continue
             if state.state is State.PARKED:
-                self._start_burst(state)
+                self._start_burst(state, now)
             elif state.state is State.HELD:
                 state.state = State.LOADING
                 self._prepare(state)
@@ -383,7 +402,7 @@ class Scheduler:
                 state.wake = now + GONE_INTERVAL
                 self._at(state.wake, state)
 
-    def _start_burst(self, state: _Channel) -> None:
+    def _start_burst(self, state: _Channel, now: float) -> None:
         if state.unanswered >= state.k:
             state.state = State.ASKED
             self._asks.append(state.channel.group)
@@ -392,6 +411,7 @@ class Scheduler:
         state.burst = min(state.k, state.burst * 2 or max(MIN_BURST, int(state.k * FIRST_BURST)))
         state.repair_left = state.burst
         state.bursts += 1
+        state.burst_at = now
         if state.bursts <= 2:
             pace = state.channel.pace
             self.shares[pace] = min(SHARE_MAX, self.shares[pace] + SHARE_UP)

@@ -76,7 +76,7 @@ def test_a_leave_ends_the_pass() -> None:
     s.joined(A, channel(0), now=0.0)
     load_all(s)
     assert s.next(0.0) is not None
-    s.left(A, channel(0).group)
+    s.left(A, channel(0).group, now=0.0)
     assert drain(s, 0.0) == []
     assert s.channels == 0
     assert drain(s, 10.0) == []
@@ -89,7 +89,7 @@ def test_the_leave_of_the_late_one_ends_what_only_it_needed() -> None:
     sent = s.next(0.0)
     assert sent is not None
     s.joined(B, channel(0), now=0.0)
-    s.left(B, channel(0).group)
+    s.left(B, channel(0).group, now=0.0)
     assert len(esis(drain(s, 0.0))) == K - sent.count
 
 
@@ -108,8 +108,8 @@ def test_repair_numbers_go_on_after_a_leave() -> None:
     s.joined(A, channel(0), now=0.0)
     drain(s, 0.0)
     drain(s, HOLD_OFF)
-    s.left(A, channel(0).group)
-    s.joined(B, channel(0), now=0.0)
+    s.left(A, channel(0).group, now=0.5)
+    s.joined(B, channel(0), now=0.5)
     drain(s, 1.0)
     assert esis(drain(s, 1.0 + HOLD_OFF))[0] == (True, 8)
 
@@ -206,7 +206,7 @@ def test_leaves_while_loading_leave_nothing_behind() -> None:
     s = scheduler()
     s.joined(A, channel(0), now=0.0)
     (node,) = s.to_load()
-    s.left(A, channel(0).group)
+    s.left(A, channel(0).group, now=0.0)
     s.joined(B, channel(0), now=0.0)
     assert s.to_load() == []
     s.loaded(Payload(node, bytes(node.size), T))
@@ -229,10 +229,10 @@ def test_hosts_that_want_the_same_are_waited_for_and_served_by_one_pass() -> Non
     for i in range(8):  # two hosts, a little apart, on an idle link: two passes each
         s.joined(A, channel(i), now=i / 10)
         drain(s, i / 10)
-        s.left(A, channel(i).group)
+        s.left(A, channel(i).group, now=0.0)
         s.joined(B, channel(i), now=i / 10 + 0.03)
         drain(s, i / 10 + 0.03)
-        s.left(B, channel(i).group)
+        s.left(B, channel(i).group, now=0.0)
     assert s.hold == GATHER
     s.joined(A, channel(100), now=5.0)
     assert drain(s, 5.0) == []
@@ -244,5 +244,24 @@ def test_a_lone_host_never_waits() -> None:
     s = scheduler()
     for i in range(100):
         s.joined(A, channel(i % 8), now=i / 10)
-        s.left(A, channel(i % 8).group)
+        s.left(A, channel(i % 8).group, now=0.0)
     assert s.hold == 0.0
+
+
+def test_readers_that_leave_late_are_waited_for_longer() -> None:
+    s = scheduler()
+    now = 0.0
+
+    def bursts_of_a_reader_that_leaves_after(delay: float) -> int:
+        nonlocal now
+        now += 1.0
+        s.joined(A, channel(0), now=now)
+        drain(s, now)
+        sent = drain(s, now + delay)
+        s.left(A, channel(0).group, now=now + delay)
+        return len(sent)
+
+    first = [bursts_of_a_reader_that_leaves_after(0.1) for _ in range(50)]
+    assert first[:3] == [1, 1, 1]
+    assert first[-10:].count(0) >= 8
+    assert s.shares[0] < 0.003
