@@ -12,8 +12,8 @@ Membership is the only feedback: a host that stays joined still needs symbols, o
                                                                                             ^ K repair symbols
     the last leave ends a channel in any state                                 PARKED ------+ without a report
 
-A new channel is first HELD for GATHER seconds while hosts read the same things at about the same time: on a link that
-is faster than its readers nothing queues, and each would get a pass of its own.
+A new channel is first HELD for a moment while hosts that read the same things come too late for one another: on a link
+that is faster than its readers nothing queues, and each would get a pass of its own.
 
 1. PASS: each listener gets K source symbols from where it joined (cyclic), then a proactive share r of repair symbols.
 2. PARKED: for longer than the client's tick and the leave latency.
@@ -65,14 +65,16 @@ SHARE_DOWN: Final = 0.0004
 SHARE_MAX: Final = 0.3
 SHARE_START: Final = 0.005
 GONE_INTERVAL: Final = 1.0
-GATHER: Final = 0.12
-"""Seconds that a new channel waits for other hosts: a beacon (40 ms), the batch that it causes, its report (20 ms).
-Four unshaped readers on two cores cost 1.07 to 1.25 passes with 80 ms, 1.03 to 1.09 with 120."""
+MAX_HOLD: Final = 0.12
+"""Seconds that a new channel is held at most: a beacon (40 ms), the batch that it causes, its report (20 ms), and as
+much for readers that are short of CPU. Four unshaped readers on two cores cost 1.03 to 1.11 passes with it."""
+HOLD_UP: Final = 0.01
+HOLD_DOWN: Final = 0.0001
+"""Per join that came too late for the pass that another host had caused, and per join that did not: 1 % are late."""
 SHARED_SECONDS: Final = 0.5
 """Two hosts that join a node within this time could have been served by one pass."""
-SHARED_WEIGHT: Final = 1 / 16
-SHARED_ENOUGH: Final = 0.2
-"""Share of joins, of nodes that another host joined just before, from which on it pays to wait."""
+ALONE: Final = 64
+"""Joins in a row that no other host shares, after which nobody is waited for any more: one window's."""
 REMEMBERED_JOINS: Final = 4096
 MAX_SUPER_DATAGRAM: Final = 65000
 """Bytes in one UDP_SEGMENT send, headers of IPv6 and UDP left room for."""
@@ -188,7 +190,8 @@ class Scheduler:
         self._sequence = 0
         self._repairs: OrderedDict[Node, int] = OrderedDict()
         self._joins: OrderedDict[Node, tuple[float, Host]] = OrderedDict()
-        self._shared = 0.0
+        self._hold = 0.0
+        self._alone = 0
         self._hold_off = HOLD_OFF
         self._asks: list[Group] = []
         self._gone: list[Group] = []
@@ -197,8 +200,8 @@ class Scheduler:
 
     def joined(self, host: Host, channel: Channel, *, now: float) -> None:
         """A host that was not a listener of the channel now is one."""
-        self._note_join(host, channel.node, now)
         state = self._channels.get(channel.group)
+        self._note_join(host, channel.node, state is not None and state.is_ahead, now)
         if state is None:
             if len(self._channels) >= MAX_CHANNELS:
                 self.counters.channels_refused += 1
@@ -314,16 +317,22 @@ class Scheduler:
     @property
     def hold(self) -> float:
         """Seconds for which new channels wait for other hosts now."""
-        return GATHER if self._shared >= SHARED_ENOUGH else 0.0
+        return self._hold
 
-    def _note_join(self, host: Host, node: Node, now: float) -> None:
-        """Learn whether hosts want the same things at about the same time."""
+    def _note_join(self, host: Host, node: Node, ahead: bool, now: float) -> None:
+        """Learn whether hosts that want the same things come too late for one another; `ahead`: this one does not."""
         before, other = self._joins.pop(node, (float("-inf"), host))
-        shared = other != host and now - before < SHARED_SECONDS
-        self._shared += SHARED_WEIGHT * (shared - self._shared)
         self._joins[node] = (now, host)
         if len(self._joins) > REMEMBERED_JOINS:
             self._joins.popitem(last=False)
+        shared = other != host and now - before < SHARED_SECONDS
+        self._alone = 0 if shared else self._alone + 1
+        if self._alone >= ALONE:
+            self._hold = 0.0
+        elif shared and not ahead:
+            self._hold = min(MAX_HOLD, self._hold + HOLD_UP)
+        else:
+            self._hold = max(0.0, self._hold - HOLD_DOWN)
 
     def _learn_hold_off(self, state: _Channel, now: float) -> None:
         if state.bursts == 0:

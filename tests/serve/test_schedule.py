@@ -7,7 +7,7 @@ import pytest
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef
 from mcfs.serve.channel import Channel
 from mcfs.serve.payload import Payload, PayloadCache
-from mcfs.serve.schedule import GATHER, HOLD_OFF, Scheduler, Transmission
+from mcfs.serve.schedule import HOLD_OFF, MAX_HOLD, Scheduler, Transmission
 
 T = 1024
 K = MIN_BLOCK_SIZE // T
@@ -210,7 +210,7 @@ def test_leaves_while_loading_leave_nothing_behind() -> None:
     s.joined(B, channel(0), now=0.0)
     assert s.to_load() == []
     s.loaded(Payload(node, bytes(node.size), T))
-    assert len(esis(drain(s, 0.0))) == K
+    assert len(esis(drain(s, MAX_HOLD))) == K
 
 
 def test_a_payload_that_was_evicted_is_loaded_again() -> None:
@@ -224,20 +224,27 @@ def test_a_payload_that_was_evicted_is_loaded_again() -> None:
     assert [t.repair for t in drain(s, HOLD_OFF + 0.001)] == [True, True]
 
 
-def test_hosts_that_want_the_same_are_waited_for_and_served_by_one_pass() -> None:
+def test_hosts_that_come_too_late_for_one_another_are_waited_for() -> None:
     s = scheduler()
-    for i in range(8):  # two hosts, a little apart, on an idle link: two passes each
-        s.joined(A, channel(i), now=i / 10)
-        drain(s, i / 10)
-        s.left(A, channel(i).group, now=0.0)
-        s.joined(B, channel(i), now=i / 10 + 0.03)
-        drain(s, i / 10 + 0.03)
-        s.left(B, channel(i).group, now=0.0)
-    assert s.hold == GATHER
-    s.joined(A, channel(100), now=5.0)
-    assert drain(s, 5.0) == []
-    s.joined(B, channel(100), now=5.03)
-    assert esis(drain(s, 5.0 + GATHER)) == [(False, i) for i in range(K)]
+
+    def passes(start: float) -> int:
+        symbols = 0
+        for i in range(20):  # two hosts, 30 ms apart, on an idle link
+            now = start + i
+            s.joined(A, channel(i), now=now)
+            symbols += len(esis(drain(s, now)))
+            symbols += len(esis(drain(s, now + 0.029)))
+            s.joined(B, channel(i), now=now + 0.03)
+            symbols += len(esis(drain(s, now + 0.03)))
+            symbols += len(esis(drain(s, now + 0.06)))
+            for host in (A, B):
+                s.left(host, channel(i).group, now=now + 0.14)
+        return symbols // K
+
+    passes(0.0)
+    assert s.hold > 0.03
+    assert passes(100.0) <= 22
+    assert 0 < s.hold <= MAX_HOLD
 
 
 def test_a_lone_host_never_waits() -> None:
