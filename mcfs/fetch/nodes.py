@@ -114,6 +114,7 @@ class NodeTree:
         self._loads: deque[Load] = deque()
         self._stores: deque[Store] = deque()
         self._unwritten = 0
+        self._writing: dict[Node, Buffer] = {}
         self._timed_out: OrderedDict[Node, float] = OrderedDict()
 
     # --- asking ---
@@ -152,7 +153,7 @@ class NodeTree:
 
     def holds(self, node: Node) -> bool:
         """Whether the node is in memory or in the cache on disk."""
-        return node in self._memory or self._cache.has(node)
+        return node in self._memory or node in self._writing or self._cache.has(node)
 
     @property
     def congested(self) -> bool:
@@ -210,6 +211,7 @@ class NodeTree:
 
     def stored(self, store: Store) -> None:
         self._unwritten -= len(store.data)
+        self._writing.pop(store.node, None)
 
     def events(self) -> Iterator[Event]:
         while self._events:
@@ -226,7 +228,10 @@ class NodeTree:
     # --- inside ---
 
     def _in_memory(self, node: Node) -> Buffer | None:
-        return self._pages.get(node) if node.level else self._memory.get(node)
+        if node.level:
+            return self._pages.get(node)
+        data = self._memory.get(node)
+        return self._writing.get(node) if data is None else data
 
     def _pursue(self, pending: _Pending, now: float) -> None:
         node = pending.node
@@ -317,6 +322,7 @@ class NodeTree:
         if self._unwritten + len(data) <= MAX_UNWRITTEN:
             self._unwritten += len(data)
             self._stores.append(Store(node, data, hole))
+            self._writing[node] = data
 
     def _finish(self, pending: _Pending, data: Buffer, now: float) -> None:
         node = pending.node
