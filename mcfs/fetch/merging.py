@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MAX_FOLLOWED: Final = 1024
 """Objects: open files and the packs of the tree that is being copied."""
 FOLLOW_SECONDS: Final = 5.0
+"""How long after its last read the rest of a file counts as wanted."""
 
 
 @dataclass(slots=True)
@@ -38,12 +39,16 @@ class Followed:
         self._by_tag: dict[bytes, _Followed] = {}
         self._tags: dict[ObjectRef, bytes] = {}
 
-    def follow(self, object_: ObjectRef, blocks: range, origin: bytes, *, now: float) -> None:
-        """Blocks of this range will be wanted soon; forgotten unless said again within FOLLOW_SECONDS."""
+    def follow(
+        self, object_: ObjectRef, blocks: range, origin: bytes, *, now: float, seconds: float = FOLLOW_SECONDS
+    ) -> None:
+        """Blocks of this range, and those behind it that were named before, will be wanted; forgotten unless said
+        again within `seconds`."""
         tag = self._tags.get(object_)
         if tag is not None:
             known = self._by_tag[tag]
-            known.first, known.stop, known.until = blocks.start, blocks.stop, now + FOLLOW_SECONDS
+            known.first, known.stop = blocks.start, max(known.stop, blocks.stop)
+            known.until = max(known.until, now + seconds)
             return
         if len(self._tags) >= MAX_FOLLOWED:
             self._prune(now)
@@ -51,7 +56,7 @@ class Followed:
             addresser = addresser_of(object_)
             self._tags[object_] = addresser.tag
             self._by_tag[addresser.tag] = _Followed(
-                object_, addresser, origin, blocks.start, blocks.stop, now + FOLLOW_SECONDS
+                object_, addresser, origin, blocks.start, blocks.stop, now + seconds
             )
 
     def wanted(self, groups: Iterable[Group], *, now: float) -> Iterator[tuple[Node, bytes]]:

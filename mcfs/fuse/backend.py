@@ -38,8 +38,9 @@ class Backend(Protocol):
         """The entries of a directory sorted by name, fetched and verified. Raises NotAvailable, BadNode, BadObject."""
         ...
 
-    def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry]]) -> FileReader:
-        """Open a file. `upcoming` gives the files that a reader of the whole tree would read next, in that order."""
+    def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
+        """Open a file. `upcoming` gives the files that a reader of the whole tree would read next, in that order, and
+        None now and then, so that looking for the next can be bounded."""
         ...
 
     def cached_bytes(self, entry: FileEntry) -> int:

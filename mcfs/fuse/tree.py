@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 UNHEARD: Final = -1
 """The version of a share's root before its first announcement."""
-MAX_UPCOMING: Final = 16384
-"""Entries that `upcoming` looks at: far more than a read-ahead can use, and a bound on the time of one call."""
 _ROOT_MODE: Final = 0o555
 
 
@@ -150,21 +148,20 @@ class Tree:
                 return top, announcement.version
         return node.entry, node.version
 
-    def upcoming(self, path: bytes) -> Iterator[FileEntry]:
-        """The files after this one, depth first in the order of the listings, as far as these are known."""
+    def upcoming(self, path: bytes) -> Iterator[FileEntry | None]:
+        """The files after this one, depth first in the order of the listings, as far as these are known.
+
+        None for each step that leads to no file, so that the caller can bound the time of looking.
+        """
         pending = self._rest_of_ancestors(path)
-        for _ in range(MAX_UPCOMING):
-            entry = next(pending[-1][1], None) if pending else None
+        while pending:
+            entry = next(pending[-1][1], None)
             if entry is None:
-                if len(pending) <= 1:
-                    return
                 pending.pop()
-            elif isinstance(entry, FileEntry):
-                if entry.extent:
-                    yield entry
             elif isinstance(entry, DirectoryEntry):
                 below = pending[-1][0] + b"/" + entry.name
                 pending.append((below, iter(self._known(below, entry))))
+            yield entry if isinstance(entry, FileEntry) and entry.extent else None
 
     def _rest_of_ancestors(self, path: bytes) -> list[tuple[bytes, Iterator[Entry]]]:
         """For each directory above a path, outermost first, the entries after the one that leads to it."""

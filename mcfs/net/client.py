@@ -22,7 +22,7 @@ from mcfs.fetch.cache import Cache
 from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, Limits
 from mcfs.fetch.merging import Followed
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
-from mcfs.fetch.readplan import ReadPlan, TreeFollower, blocks
+from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
 from mcfs.fetch.shares import ShareTable
 from mcfs.net.loader import WorkerPool
 from mcfs.net.receive import Receiver, Run
@@ -59,6 +59,8 @@ CACHE_READERS: Final = 2
 PACE_SLACK: Final = 0.004
 """Seconds that a slow reader may be away from its socket: what the server sends meanwhile must fit its buffer."""
 MIN_GROUPS: Final = 4
+TREE_SECONDS: Final = 30.0
+"""How long after the last file was opened the next ones of the tree, as far as they were looked at, count as wanted."""
 STREAM_SECONDS: Final = 2.0
 """How long after its last read a file counts as being read."""
 INLINE_DECODE: Final = 128 << 10
@@ -144,12 +146,12 @@ class Client:
         self._beacon_budget = _Budget(BEACON_RATE)
         self._share_channels: OrderedDict[Group, None] = OrderedDict()
         self._paces: dict[bytes, int] = {}
-        self._follower = TreeFollower()
+        self._followers = TreeFollowers()
         self._followed = Followed()
         self._readers: WorkerPool[Load, tuple[Load, Buffer | None]] | None = None
         self._writer: WorkerPool[Store, Store] | None = None
         self._warned_groups = False
-        self._streams: dict[FileReader, float] = {}
+        self._streams: dict[FileReader | TreeFollower, float] = {}
         self._top_up_due = False
 
     # --- Backend ---
@@ -176,11 +178,8 @@ class Client:
         self._keep_listing(content, entries)
         return entries
 
-    def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry]]) -> FileReader:
-        ahead = self._follower.opened(entry, upcoming(), self._fetcher.window)
-        self.prefetch(ahead, share)
-        for node in ahead:
-            self.follow(node.object, range(node.index, node.object.geometry.counts[0]), share)
+    def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
+        self._follow_tree(share, entry, upcoming)
         self._hold_share(addressing.share_group(share, self._settings.scope))
         if entry.extent is not None:
             self._tree.request(
@@ -242,8 +241,18 @@ class Client:
         if blocks_ahead:
             self._followed.follow(object_, blocks_ahead, share, now=self._clock())
 
-    def stream(self, reader: FileReader) -> None:
-        """A file is being read: fetch ahead of this reader until it stops."""
+    def _follow_tree(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> None:
+        """If files are opened one after the other, the next ones are wanted too."""
+        follower = self._followers.opened(share, entry, upcoming)
+        if follower is None:
+            return
+        now = self._clock()
+        for object_, known in follower.draw():
+            self._followed.follow(object_, known, share, now=now, seconds=TREE_SECONDS)
+        self.stream(follower)
+
+    def stream(self, reader: FileReader | TreeFollower) -> None:
+        """A file, or a tree, is being read: fetch ahead of this reader until it stops."""
         self._streams[reader] = self._clock() + STREAM_SECONDS
         if not self._top_up_due:
             self._top_up_due = True
@@ -399,7 +408,7 @@ class Client:
         while streams and self._fetcher.under_way < self._fetcher.window:
             streams = [reader for reader in streams if self._fetch_ahead(reader, now)]
 
-    def _fetch_ahead(self, reader: FileReader, now: float) -> bool:
+    def _fetch_ahead(self, reader: FileReader | TreeFollower, now: float) -> bool:
         node = reader.next_ahead()
         if node is None:
             return False

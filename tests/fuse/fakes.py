@@ -88,7 +88,7 @@ class FakeBackend:
     heard: trio.Event = field(default_factory=trio.Event)
     """Set when a share is published."""
     readers: list[FakeReader] = field(default_factory=list)
-    upcoming: Callable[[], Iterable[FileEntry]] | None = None
+    upcoming: Callable[[], Iterable[FileEntry | None]] | None = None
     """What the last open was given."""
     fetched: list[ObjectRef] = field(default_factory=list)
 
@@ -113,7 +113,7 @@ class FakeBackend:
         self.fetched.append(content)
         return self.listings[content]
 
-    def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry]]) -> FileReader:
+    def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
         assert entry.extent is not None
         self.upcoming = upcoming
         start = entry.extent.offset
@@ -193,7 +193,7 @@ class BulkBackend(FakeBackend):
         entry = FileEntry(name, DEFAULT, Extent(ref, 0, size), Digest(bytes(32)))
         self.announcements[name] = Announcement(1, 1, entry, Owners(), size, 1, 10**9, ())
 
-    def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry]]) -> FileReader:
+    def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
         if self.hang:
             return HangingReader()
         if entry.extent and entry.extent.object in self.bulk:
