@@ -66,14 +66,17 @@ SHARE_DOWN: Final = 0.0004
 SHARE_MAX: Final = 0.3
 SHARE_START: Final = 0.005
 GONE_INTERVAL: Final = 1.0
-MAX_HOLD: Final = 0.12
-"""Seconds that a new channel is held at most: a beacon (40 ms), the batch that it causes, its report (20 ms), and as
-much for readers that are short of CPU. Chosen among 50, 80 and 120 ms by one to three noisy runs each."""
+MAX_HOLD: Final = 0.2
+"""Seconds that a new channel is held at most, if not all hosts that read now join it sooner: a beacon (40 ms), the
+batch that it causes, its report (20 ms), and as much again for readers that are short of CPU. Chosen among 50 to 200 ms
+by a few noisy runs each."""
 HOLD_UP: Final = 0.01
 HOLD_DOWN: Final = 0.0001
 """Per join that came too late for the pass that another host had caused, and per join that did not: 1 % are late."""
 SHARED_SECONDS: Final = 0.5
 """Two hosts that join a node within this time could have been served by one pass."""
+ACTIVE_SECONDS: Final = 2.0
+"""How long a host that joined a node counts as one that reads, and is waited for."""
 ALONE: Final = 64
 """Joins in a row that no other host shares, after which nobody is waited for any more: one window's."""
 REMEMBERED_JOINS: Final = 4096
@@ -191,6 +194,8 @@ class Scheduler:
         self._sequence = 0
         self._repairs: OrderedDict[Node, int] = OrderedDict()
         self._joins: OrderedDict[Node, tuple[float, Host]] = OrderedDict()
+        self._active: OrderedDict[Host, float] = OrderedDict()
+        """Hosts that joined something in the last ACTIVE_SECONDS, and when."""
         self._hold = 0.0
         self._alone = 0
         self._hold_off = HOLD_OFF
@@ -211,7 +216,9 @@ class Scheduler:
         state.marks[host] = state.sent
         state.until = state.sent + state.k
         state.bursts = state.burst = state.unanswered = 0
-        if state.state in (State.PARKED, State.BURST, State.ASKED):
+        if state.state is State.HELD and len(state.marks) >= len(self._active):
+            self._release(state)
+        elif state.state in (State.PARKED, State.BURST, State.ASKED):
             self._start_pass(state)
 
     def refreshed(self, group: Group, *, now: float) -> None:
@@ -326,6 +333,7 @@ class Scheduler:
         self._joins[node] = (now, host)
         if len(self._joins) > REMEMBERED_JOINS:
             self._joins.popitem(last=False)
+        self._note_active(host, now)
         shared = other != host and now - before < SHARED_SECONDS
         self._alone = 0 if shared else self._alone + 1
         if self._alone >= ALONE:
@@ -334,6 +342,12 @@ class Scheduler:
             self._hold = min(MAX_HOLD, self._hold + HOLD_UP)
         else:
             self._hold = max(0.0, self._hold - HOLD_DOWN)
+
+    def _note_active(self, host: Host, now: float) -> None:
+        self._active.pop(host, None)
+        self._active[host] = now
+        while next(iter(self._active.values())) < now - ACTIVE_SECONDS:
+            self._active.popitem(last=False)
 
     def _learn_hold_off(self, state: _Channel, now: float) -> None:
         if state.bursts == 0:
@@ -352,6 +366,11 @@ class Scheduler:
             self._at(state.wake, state)
         self._prepare(state)
         return state
+
+    def _release(self, state: _Channel) -> None:
+        """Nobody more is waited for."""
+        state.state = State.LOADING
+        self._prepare(state)
 
     def _queue_seconds(self, state: _Channel) -> float:
         """About how long the passes before this one take: where there is a queue nobody needs to be held."""
@@ -410,8 +429,7 @@ class Scheduler:
             if state.state is State.PARKED:
                 self._start_burst(state, now)
             elif state.state is State.HELD:
-                state.state = State.LOADING
-                self._prepare(state)
+                self._release(state)
             elif state.state is State.GONE:
                 self._gone.append(state.channel.group)
                 state.wake = now + GONE_INTERVAL
