@@ -250,16 +250,18 @@ def test_hosts_that_come_too_late_for_one_another_are_waited_for() -> None:
 def test_a_channel_is_held_until_all_who_read_have_joined_it() -> None:
     s = scheduler()
     for i in range(20):  # each of two hosts gets a pass of its own, so new channels are held from now on
-        for host, now in ((A, i), (B, i + 0.03)):
+        for host, now in ((A, i), (B, i + 0.2)):
             s.joined(host, channel(i), now=now)
-            drain(s, now)
+            drain(s, now + 0.19)
         for host in (A, B):
-            s.left(host, channel(i).group, now=i + 0.2)
+            s.left(host, channel(i).group, now=i + 0.4)
     assert s.hold > 0.1
     s.joined(A, channel(50), now=20.0)
     assert drain(s, 20.0 + s.hold - 0.01) == []
     s.joined(B, channel(50), now=20.0 + s.hold - 0.01)
     assert len(esis(drain(s, 20.0 + s.hold - 0.005))) == K, "one pass for both, and at once"
+    for host in (A, B):
+        s.left(host, channel(50).group, now=20.3)
     s.joined(A, channel(51), now=30.0)
     assert len(esis(drain(s, 30.0))) == K, "B has stopped reading"
 
