@@ -70,8 +70,10 @@ MAX_HOLD: Final = 0.2
 """Seconds that a new channel is held at most, if not all hosts that read now join it sooner: a beacon (40 ms), the
 batch that it causes, its report (20 ms), and as much again for readers that are short of CPU. Chosen among 50 to 200 ms
 by a few noisy runs each."""
-HOLD_UP: Final = 0.01
-HOLD_DOWN: Final = 0.0001
+FIRST_HOLD: Final = 0.1
+"""Where learning begins; one host alone is never held."""
+HOLD_UP: Final = 0.02
+HOLD_DOWN: Final = 0.0002
 """Per join that came too late for the pass that another host had caused, and per join that did not: 1 % are late."""
 SHARED_SECONDS: Final = 0.5
 """Two hosts that join a node within this time could have been served by one pass."""
@@ -196,7 +198,7 @@ class Scheduler:
         self._joins: OrderedDict[Node, tuple[float, Host]] = OrderedDict()
         self._active: OrderedDict[Host, float] = OrderedDict()
         """Hosts that joined something in the last ACTIVE_SECONDS, and when."""
-        self._hold = 0.0
+        self._hold = FIRST_HOLD
         self._alone = 0
         self._hold_off = HOLD_OFF
         self._asks: list[Group] = []
@@ -324,8 +326,8 @@ class Scheduler:
 
     @property
     def hold(self) -> float:
-        """Seconds for which new channels wait for other hosts now."""
-        return self._hold
+        """Seconds for which new channels wait for other hosts now, if there are any."""
+        return self._hold if len(self._active) > 1 else 0.0
 
     def _note_join(self, host: Host, node: Node, ahead: bool, now: float) -> None:
         """Learn whether hosts that want the same things come too late for one another; `ahead`: this one does not."""
@@ -361,8 +363,9 @@ class Scheduler:
         t = fec.symbol_size(channel.node.size, self._max_symbol_size)
         state = _Channel(channel, fec.source_symbols(channel.node.size, t), t)
         self._channels[channel.group] = state
-        if self.hold > self._queue_seconds(state) and channel.node.level == 0:
-            state.state, state.wake = State.HELD, now + self.hold
+        hold = self.hold if channel.node.level == 0 else 0.0
+        if hold > self._queue_seconds(state):
+            state.state, state.wake = State.HELD, now + hold
             self._at(state.wake, state)
         self._prepare(state)
         return state
