@@ -33,6 +33,8 @@ who stand further apart than this do not meet."""
 MAX_DRAWN: Final = 64
 """Entries looked at per open file, a bound on the time that it takes."""
 MAX_FOLLOWERS: Final = 8
+MAX_CANDIDATES: Final = 2
+"""Files opened last of which the next one is watched for."""
 END: Final = object()
 
 
@@ -133,6 +135,10 @@ class TreeFollower:
                 return True
         return entry in self._skipped
 
+    @property
+    def proven(self) -> bool:
+        return self._streak > 0
+
     def _pass(self, place: int) -> None:
         self._streak += 1
         self._passed = self._files[place].at
@@ -198,5 +204,12 @@ class TreeFollowers:
                 self._followers.remove(follower)
                 self._followers.append(follower)
                 return follower
+        self._drop_candidate()
         self._followers.append(TreeFollower(share, iter(upcoming())))
         return None
+
+    def _drop_candidate(self) -> None:
+        """Make room for one who may begin. Many of those would make one who opens files at random look like them."""
+        candidates = [follower for follower in self._followers if not follower.proven]
+        if len(candidates) >= MAX_CANDIDATES:
+            self._followers.remove(candidates[0])
