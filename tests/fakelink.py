@@ -27,6 +27,7 @@ from mcfs.serve.link import Link
 from mcfs.serve.payload import Payload, PayloadCache
 from mcfs.serve.querier import Querier
 from mcfs.serve.schedule import RANDOM_REPAIR_START, Scheduler
+from mcfs.serve.senders import Senders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -222,6 +223,7 @@ class FakeNetwork:
             scheduler=self.scheduler,
             announcer=self._announcer(),
             querier=Querier(SERVER, now=self.now, rng=self.rng),
+            senders=Senders(SERVER, now=self.now),
             warn=self.warnings.append,
             own_address=SERVER,
         )

@@ -47,12 +47,13 @@ class ShareTable:
             self._shares[announcement.name] = Share(announcement, now, {interface: now})
             return True
         known = share.announcement
-        if announcement.publisher != known.publisher or announcement.version < known.version:
+        same = announcement.content == known.content  # another server may have given it another version
+        if announcement.publisher != known.publisher or (announcement.version < known.version and not same):
             self.refused += 1
             return False
         share.last_heard = now
         share.interfaces[interface] = now
-        if announcement.version == known.version:
+        if announcement.version <= known.version:
             return False
         share.announcement = announcement
         return True

@@ -17,16 +17,18 @@ import trio
 
 from mcfs.net.listeners import OldReportReader, ReportReader
 from mcfs.net.loader import WorkerPool
+from mcfs.net.peers import PeerSocket
 from mcfs.net.transmit import Sent, Transmitter
-from mcfs.protocol import addressing, wire
-from mcfs.protocol.announce import Announcement, encode_announcement, encode_gone
-from mcfs.protocol.errors import Gone
+from mcfs.protocol import addressing, mld, wire
+from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, encode_announcement, encode_gone
+from mcfs.protocol.errors import BadDatagram, Gone
 from mcfs.protocol.ids import Group, Host, Node
 from mcfs.serve.announcer import Announcer
 from mcfs.serve.link import Link
 from mcfs.serve.payload import Payload, PayloadCache
 from mcfs.serve.querier import Mode, Outgoing, Querier
 from mcfs.serve.schedule import RANDOM_REPAIR_START, Scheduler, Transmission
+from mcfs.serve.senders import Senders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -47,6 +49,10 @@ SHORT_WAIT: Final = 0.0012
 """Waits shorter than this are slept away: the event loop's own timer has a resolution of 1 ms."""
 DOWN_PAUSE: Final = 0.1
 LOADER_THREADS: Final = 2
+PEER_PAUSE: Final = 0.05
+"""Seconds between two looks at what other servers say: 1,300 signatures a second, 100 us each, are checked at most."""
+MAX_COORDINATED: Final = 128
+"""Shares for which other servers are listened for, each with a group of its own; hosts may report 256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ class _Port:
     reader: ReportReader
     old_reader: OldReportReader | None
     transmitter: Transmitter
+    peers: PeerSocket
     rate: int
     unsent: Transmission | None = None
     blocked_until: float = 0.0
@@ -129,6 +136,7 @@ class Server:
                 self._announcements[name] = announcement
                 for port in self._ports:
                     port.link.announcer.publish(self._share_group(name), name, now=now)
+                    self._meet_others(port, announcement, now)
         self._wake.set()
 
     @property
@@ -158,6 +166,7 @@ class Server:
                     nursery.start_soon(self._read, port, port.reader)
                     if port.old_reader is not None:
                         nursery.start_soon(self._read, port, port.old_reader)
+                    nursery.start_soon(self._read_peers, port)
                 nursery.start_soon(self._send_loop, nursery)
                 task_status.started()
         finally:
@@ -175,6 +184,14 @@ class Server:
         now = self._clock()
         for envelope, message in reader.receive():
             port.link.receive(envelope, message, now=now)
+
+    async def _read_peers(self, port: _Port) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(port.peers.fileno())
+            for channel, datagram in port.peers.receive():
+                self._peer_heard(port, channel, datagram)
+            self._wake.set()
+            await trio.sleep(PEER_PAUSE)
 
     async def _send_loop(self, nursery: trio.Nursery) -> None:
         while True:
@@ -247,6 +264,8 @@ class Server:
             self._send_mld(port, link.querier.messages_to_send(now=now))
             for group, name in link.announcer.due(now=now):
                 self._announce(port, group, name)
+            for channel, name in link.senders.due(now=now):
+                port.peers.send(channel, self._announcement(port, name))
         for group, body in link.beacons(now=now):
             port.transmitter.send_control(group, wire.control(wire.BEACON, body, round(1000 * link.scheduler.hold)))
         for group in link.scheduler.told_gone():
@@ -254,6 +273,10 @@ class Server:
             port.transmitter.send_control(group, wire.control(wire.GONE, body))
 
     def _announce(self, port: _Port, group: Group, name: bytes) -> None:
+        port.transmitter.send_control(group, self._announcement(port, name))
+
+    def _announcement(self, port: _Port, name: bytes) -> bytes:
+        """The datagram, signed now."""
         announcement = self._announcements[name]
         addresses = tuple(a for a in (port.interface.link_local,) if a)
         complete = Announcement(
@@ -266,12 +289,40 @@ class Server:
             port.rate,
             addresses,
         )
-        body = encode_announcement(complete, self._key)
-        port.transmitter.send_control(group, wire.control(wire.ANNOUNCEMENT, body))
+        return wire.control(wire.ANNOUNCEMENT, encode_announcement(complete, self._key))
 
     def _send_mld(self, port: _Port, messages: Iterable[Outgoing]) -> None:
         for message in messages:
             port.reader.send(message, Host(port.interface.link_local or bytes(16)))
+
+    # --- other servers of the same shares ---
+
+    def _meet_others(self, port: _Port, announcement: Announcement, now: float) -> None:
+        """Join the senders' channel of a share, unless there are too many shares for that."""
+        content = announcement.content
+        senders = port.link.senders
+        channel = addressing.senders_group(bytes(self._key.verify_key), announcement.name, self._settings.scope)
+        if content is None or (channel not in senders and len(senders.channels) >= MAX_COORDINATED):
+            return
+        try:
+            port.peers.join(channel)
+        except OSError as error:
+            log.warning("%s: cannot listen for other servers: %s", port.interface.name, error.strerror)
+            return
+        senders.publish(channel, announcement.name, content, now=now)
+
+    def _peer_heard(self, port: _Port, channel: Group, datagram: bytes) -> None:
+        try:
+            kind, body = wire.control_untrusted(datagram)
+            if kind != wire.ANNOUNCEMENT or channel not in port.link.senders:
+                return
+            announcement = decode_announcement_untrusted(body)
+        except BadDatagram:
+            port.link.counters.bad_messages += 1
+            return
+        address = min((Host(a) for a in announcement.addresses if mld.is_link_local(a)), default=None)
+        if announcement.publisher == bytes(self._key.verify_key) and address and announcement.content:
+            port.link.server_heard(channel, address, announcement.content, now=self._clock())
 
     # --- loading ---
 
@@ -319,9 +370,10 @@ class Server:
         except OSError as error:
             log.warning("%s: MLDv1 reports cannot be heard: %s", interface.name, error)
             old_reader = None
+        peers = stack.enter_context(PeerSocket(interface.index, self._settings.port))
         rate = link_rate(interface, self._settings.rate)
         link = self._make_link(interface, rate)
-        return _Port(interface, link, reader, old_reader, transmitter, rate)
+        return _Port(interface, link, reader, old_reader, transmitter, peers, rate)
 
     def _make_link(self, interface: Interface, rate: int) -> Link:
         address = Host(interface.link_local or bytes(16))
@@ -336,6 +388,7 @@ class Server:
             scheduler=scheduler,
             announcer=Announcer(self._catalogue),
             querier=Querier(address, now=self._clock(), rng=self._rng, mode=self._settings.querier),
+            senders=Senders(address, now=self._clock()),
             warn=lambda text: log.warning("%s: %s", interface.name, text),
             own_address=address,
         )

@@ -130,6 +130,11 @@ def share_group(name: bytes, scope: int, secret: bytes = b"") -> Group:
     return Addresser(b"share" + name, secret).group(Coordinate(CONTROL_KIND, 0, 0), scope)
 
 
+def senders_group(publisher: bytes, name: bytes, scope: int) -> Group:
+    """The channel in which servers that have the same publisher's key (32 bytes) and a share of this name meet."""
+    return Addresser(b"senders" + publisher + name).group(Coordinate(CONTROL_KIND, 0, 0), scope)
+
+
 def catalogue_group(scope: int) -> Group:
     """The well-known channel on which every server announces its shares in turn."""
     return Addresser(b"catalogue").group(Coordinate(CONTROL_KIND, 0, 0), scope)

@@ -53,6 +53,13 @@ class Announcement:
     def name(self) -> bytes:
         return self.entry.name
 
+    @property
+    def content(self) -> ObjectRef | None:
+        """The object that the share is: what servers with the same content have in common; None for an empty file."""
+        if isinstance(self.entry, FileEntry):
+            return self.entry.extent.object if self.entry.extent else None
+        return self.entry.content if isinstance(self.entry.content, ObjectRef) else None
+
 
 _U63 = Annotated[int, msgspec.Meta(ge=0, le=MAX_OBJECT_SIZE)]
 _Address = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]

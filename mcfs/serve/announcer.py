@@ -38,6 +38,7 @@ class Announcer:
         self._round_start = 0.0
         self._next_catalogue = 0.0
         self._left_in_round = 0
+        self._silent: frozenset[bytes] = frozenset()
 
     def __contains__(self, group: object) -> bool:
         return group == self._catalogue or group in self._shares
@@ -55,6 +56,14 @@ class Announcer:
         share = self._shares.pop(group, None)
         if share is not None:
             self._turn.remove(share.name)
+
+    def silence(self, names: frozenset[bytes], *, now: float) -> None:
+        """Another server announces these shares; the rest is announced at once, as it may be new to listeners."""
+        woken = self._silent - names
+        self._silent = names
+        for share in self._shares.values():
+            if share.name in woken:
+                share.due = now
 
     def joined(self, host: Host, group: Group, *, now: float) -> None:
         if group == self._catalogue:
@@ -78,7 +87,7 @@ class Announcer:
             share.due = now + (NEW_VERSION_GAP if share.copies else INTERVAL)
             share.copies = max(0, share.copies - 1)
         out += self._catalogue_due(now)
-        return out
+        return [(group, name) for group, name in out if name not in self._silent]
 
     def next_timeout(self) -> float | None:
         times = [share.due for share in self._shares.values() if share.listeners]
@@ -88,7 +97,11 @@ class Announcer:
 
     def beacon_channels(self, listeners: int) -> list[Group]:
         """Channels of shares that at least so many hosts listen to."""
-        return [group for group, share in self._shares.items() if len(share.listeners) >= listeners]
+        return [
+            group
+            for group, share in self._shares.items()
+            if len(share.listeners) >= listeners and share.name not in self._silent
+        ]
 
     def _start_round(self, now: float) -> None:
         self._round_start, self._left_in_round = now, len(self._turn)

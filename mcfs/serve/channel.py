@@ -14,3 +14,9 @@ class Channel:
     group: Group
     node: Node
     pace: int
+    shares: frozenset[bytes] = frozenset()
+    """Names of the shares that the node is part of."""
+
+    def is_only_in(self, shares: frozenset[bytes]) -> bool:
+        """Whether it is part of some of these shares and of no other one."""
+        return bool(self.shares) and self.shares <= shares

@@ -19,9 +19,11 @@ from mcfs.serve import querier as q
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mcfs.protocol.ids import ObjectRef
     from mcfs.serve.announcer import Announcer
     from mcfs.serve.channel import Channel
     from mcfs.serve.schedule import Scheduler
+    from mcfs.serve.senders import Senders
 
 
 class Resolver(Protocol):
@@ -54,6 +56,7 @@ class Link:
         scheduler: Scheduler,
         announcer: Announcer,
         querier: q.Querier,
+        senders: Senders,
         warn: Callable[[str], None],
         own_address: Host,
     ) -> None:
@@ -61,16 +64,18 @@ class Link:
         self.scheduler = scheduler
         self.announcer = announcer
         self.querier = querier
+        self.senders = senders
         self.hosts_seen: set[Host] = set()
         self._resolver = resolver
         self._warn = warn
         self.membership = m.Membership(self._may_accept)
         self._own_address = own_address
         self._beacon_at = 0.0
+        self._silent: frozenset[bytes] = frozenset()
 
     def _may_accept(self, group: Group) -> bool:
         # Hosts report solicited-node groups (scope 2) too; those of version 1 come here unchecked.
-        return group in self.announcer or self._resolver.resolve(group) is not None
+        return group in self.announcer or group in self.senders or self._resolver.resolve(group) is not None
 
     # --- messages ---
 
@@ -122,6 +127,9 @@ class Link:
                     self._joined(group, host, joined, now)
                 case m.ListenerRefreshed(group, _):
                     self.scheduler.refreshed(group, now=now)
+                case m.ListenerLeft(group, host) if group in self.senders:
+                    self.senders.left(host, group, now=now)
+                    self._share_out(now)
                 case m.ListenerLeft(group, host):
                     self.counters.leaves += 1
                     self.scheduler.left(host, group, now=now)
@@ -132,12 +140,15 @@ class Link:
             self.scheduler.joined(host, channel, now=now)
 
     def _joined(self, group: Group, host: Host, joined: list[tuple[Channel, Host]], now: float) -> None:
+        if group in self.senders:
+            self.senders.joined(host, group, now=now)
+            return
         self.counters.joins += 1
         self.hosts_seen.add(host) if len(self.hosts_seen) < m.MAX_HOSTS else None
         self.querier.cancel(group)
         if group in self.announcer:
             self.announcer.joined(host, group, now=now)
-        elif (channel := self._resolver.resolve(group)) is not None:
+        elif (channel := self._resolver.resolve(group)) is not None and not channel.is_only_in(self._silent):
             joined.append((channel, host))
 
     def _emptied(self, group: Group, certain: bool, now: float) -> None:
@@ -150,6 +161,33 @@ class Link:
         """Who does not answer is forgotten; if we cannot ask, the timers decide."""
         if self.querier.ask(group, now=now):
             self.membership.query_sent(group, now=now)
+
+    # --- other servers ---
+
+    def server_heard(self, channel: Group, address: Host, content: ObjectRef, *, now: float) -> None:
+        """Another server with our publisher's key announced, in a senders' channel, what it serves."""
+        self.senders.heard(channel, address, content, now=now)
+        self._share_out(now)
+
+    def _share_out(self, now: float) -> None:
+        """Stop sending what another server sends, and go on with what it does not send any more."""
+        silent = self.senders.silent
+        if silent == self._silent:
+            return
+        woken = self._silent - silent
+        self._silent = silent
+        self.scheduler.silence(silent)
+        self.announcer.silence(silent, now=now)
+        if woken:
+            self.querier.ask_all(now=now)
+            self._take_over(woken, now)
+
+    def _take_over(self, shares: frozenset[bytes], now: float) -> None:
+        for group in self.membership.groups():
+            channel = None if group in self.announcer or group in self.senders else self._resolver.resolve(group)
+            if channel is not None and channel.shares & shares:
+                for host in self.membership.listeners(group):
+                    self.scheduler.joined(host, channel, now=now)
 
     # --- beacons ---
 
@@ -167,6 +205,7 @@ class Link:
 
     def handle_timeout(self, *, now: float) -> None:
         self._apply(self.membership.expire(now=now), now)
+        self._share_out(now)
         for group in self.scheduler.asks():
             self._ask(group, now)
 
@@ -176,6 +215,7 @@ class Link:
             self.membership.next_timeout(),
             self.querier.next_timeout(),
             self.announcer.next_timeout(),
+            self.senders.next_timeout(),
             now if self.scheduler.asking else None,
         )
         return min((t for t in times if t is not None), default=None)

@@ -216,6 +216,10 @@ class Membership:
         """How long a host is believed to listen after its last report (RFC 9777 section 9)."""
         return self._listening_interval
 
+    def groups(self) -> list[Group]:
+        """Those that somebody listens to."""
+        return [group for group, listeners in self._groups.items() if listeners]
+
     def listeners(self, group: Group) -> frozenset[Host]:
         return frozenset(listener.host for listener in self._groups.get(group, ()))
 

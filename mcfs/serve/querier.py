@@ -204,6 +204,10 @@ class Querier:
         """Somebody listens to the group: queries that have not gone yet are not needed."""
         self._specific.cancel(group)
 
+    def ask_all(self, *, now: float) -> None:
+        """Find out who listens to what: a general query, if we are the querier."""
+        self._general_at = min(self._general_at, now)
+
     def solicited(self, *, now: float) -> None:
         """A snooper asked for advertisements."""
         self._advertisements.solicited(now, self._rng)

@@ -242,6 +242,13 @@ class Scheduler:
         else:
             state.until = max(state.marks.values()) + state.k
 
+    def silence(self, shares: frozenset[bytes]) -> None:
+        """Another server sends these shares: drop channels of nothing else, without a word to their listeners."""
+        for state in list(self._channels.values()):
+            if state.channel.is_only_in(shares):
+                state.marks.clear()
+                self._close(state)
+
     # --- loading ---
 
     def to_load(self) -> list[Node]:

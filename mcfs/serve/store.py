@@ -1,9 +1,9 @@
 """The store: which node a multicast group stands for, and that node's bytes.
 
-Memory grows by 24 bytes per object: the tag of its groups, and the row in the database that says the rest. Blocks are
-read from the files when they are asked for, into a private buffer, and *that buffer* is checked against the hash tree
-before it is given out: a file that was changed, replaced or swapped for a link since it was indexed yields Gone, never
-other bytes.
+Memory grows by 32 bytes per object: the tag of its groups, the row in the database that says the rest, and which shares
+it is part of. Blocks are read from the files when they are asked for, into a private buffer, and *that buffer* is
+checked against the hash tree before it is given out: a file that was changed, replaced or swapped for a link since it
+was indexed yields Gone, never other bytes.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _ADDRESSERS: Final = 1024
 """Objects in use at a time: the channels that a network can hold, and then some."""
+_LUMPED: Final = 63
+"""The bit that all shares behind the 63rd have in common: what is of one counts as of all of them."""
 _PAGES: Final = 64
 """Hash pages kept, 2 MiB: each is used for 1,024 blocks."""
 
@@ -47,8 +49,9 @@ class NodeStore:
         self._secret = secret
         self._lookup = Lookup(index)
         self._source = Source(index)
-        self._tags = _table({})
+        self._tags = _table({}, {})
         self._current = self._tags[1]
+        self._names: tuple[bytes, ...] = ()
         self._forget_rows()
 
     def __len__(self) -> int:
@@ -61,11 +64,17 @@ class NodeStore:
         What only the snapshots before them had can still be resolved, until the next call: their readers get what can
         still be produced, and are told of the rest that it is gone.
         """
-        tags = {row: self._tag(ref) for snapshot in snapshots for row, ref in self._index.objects_of(snapshot.name)}
+        tags: dict[int, int] = {}
+        shares: dict[int, int] = {}
+        for number, snapshot in enumerate(snapshots):
+            for row, object_ in self._index.objects_of(snapshot.name):
+                tags[row] = self._tag(object_)
+                shares[row] = shares.get(row, 0) | 1 << min(number, _LUMPED)
         current = np.fromiter(tags, dtype=np.int64, count=len(tags))
         gone: list[int] = np.setdiff1d(self._current, current).tolist()
         old = {row: self._tag(ref) for row in gone if (ref := self._lookup.ref(row)) is not None}
-        self._tags = _table(tags | old)
+        self._tags = _table(tags | old, shares)
+        self._names = tuple(snapshot.name for snapshot in snapshots)
         self._current = current
         self._forget_rows()
         self._source.clear()
@@ -75,7 +84,7 @@ class NodeStore:
         """The channel of a group, None if it is no node of ours. Microseconds; reads the database for a new object."""
         if group[:2] != self._prefix:
             return None
-        channels = (self._channel(row, Group(group)) for row in self._candidates(tag_of(group)))
+        channels = (self._channel(row, shares, Group(group)) for row, shares in self._candidates(tag_of(group)))
         return next((channel for channel in channels if channel), None)
 
     def load(self, node: Node) -> bytes | bytearray:
@@ -102,21 +111,25 @@ class NodeStore:
         self._page = lru_cache(_PAGES)(self._lookup.node)
         self._row = lru_cache(_ADDRESSERS)(self._lookup.row)
         self._ref = lru_cache(_ADDRESSERS)(self._lookup.ref)
+        self._shares_of = lru_cache(_ADDRESSERS)(self._share_names)
         self._addresser = lru_cache(_ADDRESSERS)(lambda ref: addresser_of(ref, self._secret))
 
     def _tag(self, ref: ObjectRef) -> int:
         return int.from_bytes(addresser_of(ref, self._secret).tag, "big")
 
-    def _candidates(self, tag: bytes) -> Iterator[int]:
-        """Rows of the objects with a tag: one as a rule, two should tags collide."""
-        tags, rows = self._tags
+    def _candidates(self, tag: bytes) -> Iterator[tuple[int, int]]:
+        """Rows of the objects with a tag, and bits of their shares: one as a rule, two should tags collide."""
+        tags, rows, shares = self._tags
         number = np.uint64(int.from_bytes(tag, "big"))
         at = int(np.searchsorted(tags, number))
         while at < len(tags) and tags[at] == number:
-            yield int(rows[at])
+            yield int(rows[at]), int(shares[at])
             at += 1
 
-    def _channel(self, row: int, group: Group) -> Channel | None:
+    def _share_names(self, shares: int) -> frozenset[bytes]:
+        return frozenset(name for number, name in enumerate(self._names) if shares >> min(number, _LUMPED) & 1)
+
+    def _channel(self, row: int, shares: int, group: Group) -> Channel | None:
         try:
             ref = self._ref(row)
         except sqlite3.Error:
@@ -130,7 +143,8 @@ class NodeStore:
             return None
         if not ref.geometry.has(coordinate.kind, coordinate.index):
             return None
-        return Channel(group, Node(ref, coordinate.kind, coordinate.index), coordinate.pace)
+        node = Node(ref, coordinate.kind, coordinate.index)
+        return Channel(group, node, coordinate.pace, self._shares_of(shares))
 
     # --- its bytes ---------------------------------------------------------------------------------------------------
 
@@ -174,9 +188,10 @@ def _fits(node: Node, expected: Digest, data: bytes | bytearray) -> bool:
     return True
 
 
-def _table(tags: dict[int, int]) -> tuple[Tags, Rows]:
-    """Row -> tag as two arrays, sorted by tag."""
+def _table(tags: dict[int, int], shares: dict[int, int]) -> tuple[Tags, Rows, Tags]:
+    """Row -> tag, row -> bits of shares, as three arrays, sorted by tag."""
     keys = np.fromiter(tags.values(), dtype=np.uint64, count=len(tags))
     rows = np.fromiter(tags.keys(), dtype=np.int64, count=len(tags))
+    bits = np.fromiter((shares.get(row, 0) for row in tags), dtype=np.uint64, count=len(tags))
     order = np.argsort(keys)
-    return keys[order], rows[order]
+    return keys[order], rows[order], bits[order]
