@@ -31,6 +31,14 @@ def load_or_make_key(state_dir: Path) -> SigningKey:
         raise UserError(f"{path}: {error.strerror}") from None
 
 
+def load_key(path: Path) -> SigningKey:
+    """A key that somebody chose. Raises UserError if it cannot be read or is not a key."""
+    try:
+        return _load(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+
+
 def fingerprint(key: VerifyKey) -> str:
     """As ssh prints it: SHA256 in base64 without padding."""
     digest = hashlib.sha256(bytes(key)).digest()
@@ -40,7 +48,7 @@ def fingerprint(key: VerifyKey) -> str:
 def _load(path: Path) -> SigningKey:
     seed = path.read_bytes()
     if len(seed) != _SEED_SIZE:
-        raise UserError(f"{path} is not a key of {_SEED_SIZE} bytes: remove it and a new one is made")
+        raise UserError(f"{path} is not a key: it has {len(seed)} bytes and not {_SEED_SIZE}; take a publisher.key")
     return SigningKey(seed)
 
 

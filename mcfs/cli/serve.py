@@ -43,6 +43,10 @@ class ServeRequest:
     port: int
     mtu: int | None
     state_dir: Path
+    signing_key: Path | None
+    """A file; None: that in the state directory."""
+    always: bool
+    """Send everything round and round, whoever listens."""
 
 
 @click.command(context_settings=terminal.HELP_NAMES)
@@ -84,6 +88,17 @@ class ServeRequest:
 @click.option(
     "--mtu", type=values.MTU, metavar="BYTES", help="Largest packet; default: the interface's MTU, at most 1500."
 )
+@click.option(
+    "--signing-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The publisher's key, for several servers of one share; default: publisher.key in the state directory.",
+)
+@click.option(
+    "--always",
+    is_flag=True,
+    help="Send everything round and round at --rate, for links on which listeners cannot be heard.",
+)
 @click.option("--state-dir", type=values.DIRECTORY, metavar="DIR", help="Where the index and the key are kept.")
 @click.option("-v", "--verbose", count=True, help="Say more; twice: debug.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
@@ -98,12 +113,16 @@ def serve(
     port: int,
     mtu: int | None,
     state_dir: Path | None,
+    signing_key: Path | None,
+    always: bool,
     verbose: int,
     quiet: bool,
 ) -> int:
     """Serve each PATH, a directory or a file, as a share named by its last component."""
     if quiet and verbose:
         raise click.UsageError("-v and -q exclude each other")
+    if always and rate is None:
+        raise click.UsageError("--always sends without end, so it needs --rate")
     absolute = tuple(Path(os.path.abspath(path)) for path in paths)
     check_names(absolute, name)
     request = ServeRequest(
@@ -115,6 +134,8 @@ def serve(
         port=port,
         mtu=mtu,
         state_dir=state_dir or places.state_dir(os.environ, os.geteuid()),
+        signing_key=signing_key,
+        always=always,
         name=name,
         paths=absolute,
     )

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 
 from mcfs.cli import terminal, values
 from mcfs.cli.exits import Exit
-from mcfs.cli.publisher import fingerprint, load_or_make_key
+from mcfs.cli.publisher import fingerprint, load_key, load_or_make_key
 from mcfs.net.interfaces import Choice, Interface, choose
 from mcfs.net.sdnotify import notify
 from mcfs.net.server import Server, ServerSettings, link_rate
@@ -54,7 +54,7 @@ def run(request: ServeRequest, verbosity: int) -> int:
         choice = _interfaces(request.interfaces)
         _print_interfaces(console, choice, request)
         index = stack.enter_context(Index.open(request.state_dir, request.block_size))
-        key = load_or_make_key(request.state_dir)
+        key = load_key(request.signing_key) if request.signing_key else load_or_make_key(request.state_dir)
         snapshots = [_scan(index, path, _share_name(request, path), console) for path in request.paths]
         store = NodeStore(index, scope=request.scope)
         store.replace(snapshots)
@@ -91,7 +91,12 @@ def _print_interfaces(console: Console, choice: Choice, request: ServeRequest) -
 
 def _open_server(store: NodeStore, choice: Choice, request: ServeRequest, key: SigningKey) -> Server:
     settings = ServerSettings(
-        port=request.port, scope=request.scope, hops=request.hops, rate=request.rate, mtu=_mtu(request, choice.chosen)
+        port=request.port,
+        scope=request.scope,
+        hops=request.hops,
+        rate=request.rate,
+        mtu=_mtu(request, choice.chosen),
+        always=request.always,
     )
     try:
         return Server(store, choice.chosen, settings, key)

@@ -52,6 +52,8 @@ PENALTY: Final = 0.5
 was right for as long as that."""
 MAX_PENALTY: Final = 60.0
 MAX_PENALISED: Final = 256
+ROUNDS: Final = 3
+"""Of a server that sends everything round and round, after which a node that lacks symbols fails."""
 HOLD_VALID: Final = 0.5
 """Seconds for which what a beacon said of holding is believed; there is one every 40 ms."""
 
@@ -109,6 +111,8 @@ class _Origin:
     last_heard: float = float("-inf")
     silence: float = SILENCE
     active_since: float = 0.0
+    period: float = 0.0
+    """Seconds in which its server sends everything once; 0 if it sends what is asked for."""
 
     def quiet_since(self) -> float:
         return max(self.last_heard, self.active_since)
@@ -166,6 +170,7 @@ class Fetcher:
         self._hold_until = float("-inf")
         self._bucket = BatchBucket()
         self._origins: dict[bytes, _Origin] = {}
+        self._periods: dict[bytes, float] = {}
         self._events: deque[Event] = deque()
         self._penalties: dict[Host, tuple[float, float]] = {}
         self._checked = float("-inf")
@@ -218,6 +223,23 @@ class Fetcher:
     @property
     def groups(self) -> int:
         return len(self._joined)
+
+    def announced(self, origin: bytes, period: float, *, now: float) -> None:
+        """An origin is there. With a `period`, in seconds, its server sends everything round and round: what is wanted
+        may come as late as that, and joining it anew is of no use."""
+        if period:
+            self._periods[origin] = period
+        else:
+            self._periods.pop(origin, None)
+        known = self._origins.get(origin)
+        if known is not None:
+            known.period = period
+            if period:
+                known.last_heard, known.silence = now, SILENCE
+
+    def max_wait(self, origin: bytes) -> float:
+        """Seconds after which a node of this origin fails whatever was heard."""
+        return max(self.limits.max_wait, ROUNDS * self._periods.get(origin, 0.0))
 
     def last_heard(self, origin: bytes) -> float:
         """When a new symbol of this origin came last."""
@@ -341,7 +363,7 @@ class Fetcher:
     # --- inside: life of a fetch ---
 
     def _new_fetch(self, node: Node, group: Group, origin: bytes, urgent: bool, now: float) -> _Fetch:
-        known = self._origins.setdefault(origin, _Origin(name=origin))
+        known = self._origins.setdefault(origin, _Origin(name=origin, period=self._periods.get(origin, 0.0)))
         if known.nodes == 0:
             known.active_since = now
         known.nodes += 1
@@ -492,12 +514,12 @@ class Fetcher:
         if fetch.state is State.DONE:
             return
         heard = max(fetch.last_new, fetch.last_named)
-        if fetch.state is State.QUEUED:  # it waits for others of its origin, which do arrive
+        if fetch.state is State.QUEUED or fetch.origin.period:  # others of its origin do arrive
             heard = max(heard, fetch.origin.last_heard)
         if now - max(heard, fetch.wanted_at) > self.limits.timeout:
             self._fail(fetch, TimedOut(f"nothing heard for {self.limits.timeout:g} s"), now)
-        elif now - fetch.wanted_at > self.limits.max_wait:
-            self._fail(fetch, TimedOut(f"not complete after {self.limits.max_wait:g} s"), now)
+        elif now - fetch.wanted_at > (longest := self.max_wait(fetch.origin.name)):
+            self._fail(fetch, TimedOut(f"not complete after {longest:g} s"), now)
 
     def _check_silence(self, origin: _Origin, now: float) -> None:
         """Nothing at all of the origin: leave, wait a tick, join again, a few channels at a time."""
@@ -512,6 +534,7 @@ class Fetcher:
     def _check_node_silence(self, fetch: _Fetch, now: float) -> None:
         if (
             fetch.state is not State.JOINED
+            or fetch.origin.period
             or now - max(fetch.last_new, fetch.last_named, fetch.joined_at, self._excused) < fetch.patience
         ):
             return

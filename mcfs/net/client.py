@@ -265,9 +265,8 @@ class Client:
     def window(self) -> int:
         return self._fetcher.window
 
-    @property
-    def max_wait(self) -> float:
-        return self._settings.max_wait
+    def max_wait(self, share: bytes) -> float:
+        return self._fetcher.max_wait(share)
 
     def statistics(self) -> dict[str, int]:
         counters = self._fetcher.counters
@@ -457,6 +456,10 @@ class Client:
             self._news.set()
             self._news = trio.Event()
 
+        share = self._shares.get(announcement.name)
+        if share is not None and share.last_heard == now:
+            self._fetcher.announced(announcement.name, announcement.period, now=now)
+
     def _beacon(self, groups: Sequence[Group], now: float) -> None:
         """Take what is sent for others and will be needed here, with half of the free places."""
         self._fetcher.queued(groups, now=now)
@@ -630,10 +633,11 @@ class FileReader:
         self.reading += 1
         self._client.stream(self)
         try:
-            with trio.fail_after(self._client.max_wait):
+            longest = self._client.max_wait(self.share)
+            with trio.fail_after(longest):
                 data = [memoryview(await self._client.node(node, self.share)) for node in nodes]
         except trio.TooSlowError:
-            raise TimedOut(f"not complete after {self._client.max_wait:g} s") from None
+            raise TimedOut(f"not complete after {longest:g} s") from None
         finally:
             self.reading -= 1
         return _cut(data, wanted.start * extent.object.block_size, extent.offset + offset, length)

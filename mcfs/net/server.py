@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 import time
 from dataclasses import dataclass, field
@@ -24,10 +25,11 @@ from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, 
 from mcfs.protocol.errors import BadDatagram, Gone
 from mcfs.protocol.ids import Group, Host, Node
 from mcfs.serve.announcer import Announcer
+from mcfs.serve.carousel import MIN_REPAIR, Carousel
 from mcfs.serve.link import Link
 from mcfs.serve.payload import Payload, PayloadCache
 from mcfs.serve.querier import Mode, Outgoing, Querier
-from mcfs.serve.schedule import RANDOM_REPAIR_START, Scheduler, Transmission
+from mcfs.serve.schedule import NOBODY, RANDOM_REPAIR_START, Scheduler, Transmission
 from mcfs.serve.senders import Senders
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ class ServerSettings:
     """Bits per second on each interface; None: 95 % of the link's speed."""
     mtu: int | None = None
     querier: Mode = "auto"
+    always: bool = False
+    """Send everything round and round, whoever listens."""
 
 
 @dataclass(slots=True)
@@ -136,6 +140,7 @@ class Server:
                 self._announcements[name] = announcement
                 for port in self._ports:
                     port.link.announcer.publish(self._share_group(name), name, now=now)
+                    self._announce_always(port, name, now)
                     self._meet_others(port, announcement, now)
         self._wake.set()
 
@@ -275,6 +280,11 @@ class Server:
     def _announce(self, port: _Port, group: Group, name: bytes) -> None:
         port.transmitter.send_control(group, self._announcement(port, name))
 
+    def _announce_always(self, port: _Port, name: bytes, now: float) -> None:
+        if self._settings.always:
+            for group in (self._share_group(name), self._catalogue):
+                port.link.announcer.joined(NOBODY, group, now=now)
+
     def _announcement(self, port: _Port, name: bytes) -> bytes:
         """The datagram, signed now."""
         announcement = self._announcements[name]
@@ -288,6 +298,7 @@ class Server:
             announcement.total_files,
             port.rate,
             addresses,
+            math.ceil(port.link.carousel.period) if port.link.carousel else 0,
         )
         return wire.control(wire.ANNOUNCEMENT, encode_announcement(complete, self._key))
 
@@ -382,6 +393,7 @@ class Server:
             payloads=self._payloads,
             max_symbol_size=self._symbol_size,
             repair_start=lambda: self._rng.randrange(RANDOM_REPAIR_START),
+            min_share=MIN_REPAIR if self._settings.always else 0.0,
         )
         return Link(
             resolver=self._store,
@@ -391,6 +403,17 @@ class Server:
             senders=Senders(address, now=self._clock()),
             warn=lambda text: log.warning("%s: %s", interface.name, text),
             own_address=address,
+            carousel=self._make_carousel(rate) if self._settings.always else None,
+        )
+
+    def _make_carousel(self, rate: int) -> Carousel:
+        store = self._store
+        return Carousel(
+            contents=store.contents,
+            group=store.group,
+            resolve=store.resolve,
+            rate=rate,
+            max_symbol_size=self._symbol_size,
         )
 
     def _goodbye(self) -> None:

@@ -27,6 +27,8 @@ from mcfs.protocol.ids import MAX_OBJECT_SIZE, Group, ObjectRef
 
 MAX_SHARE_NAME: Final = 255
 MAX_ADDRESSES: Final = 4
+MAX_PERIOD: Final = 7 * 86400
+"""Seconds: a terabyte at 14 Mbit/s."""
 _ANNOUNCEMENT_CONTEXT: Final = b"mcfs 1 announcement\0"
 _GONE_CONTEXT: Final = b"mcfs 1 gone\0"
 
@@ -46,6 +48,8 @@ class Announcement:
     """Bits per second at which the server paces class 0."""
     addresses: tuple[bytes, ...]
     """Source addresses of the server."""
+    period: int = 0
+    """Seconds in which the server sends everything once, whoever listens; 0: it sends what is asked for."""
     publisher: bytes = b""
     """Ed25519 public key, 32 bytes; filled in by decoding."""
 
@@ -79,6 +83,7 @@ class _Signed(msgspec.Struct, array_like=True, frozen=True):
     total_files: _U63
     rate: _U63
     addresses: Annotated[list[_Address], msgspec.Meta(max_length=MAX_ADDRESSES)]
+    period: Annotated[int, msgspec.Meta(ge=0, le=MAX_PERIOD)] = 0
 
 
 class _Gone(msgspec.Struct, array_like=True, frozen=True):
@@ -95,7 +100,9 @@ def encode_announcement(announcement: Announcement, key: SigningKey) -> bytes:
     """The body of an announcement datagram."""
     a = announcement
     top = encode_listing([a.entry], a.owners)
-    signed = _Signed(a.version, a.time_ms, top, a.total_bytes, a.total_files, a.rate, list(a.addresses[:MAX_ADDRESSES]))
+    addresses = list(a.addresses[:MAX_ADDRESSES])
+    period = min(MAX_PERIOD, a.period)
+    signed = _Signed(a.version, a.time_ms, top, a.total_bytes, a.total_files, a.rate, addresses, period)
     return _seal(_ANNOUNCEMENT_CONTEXT, msgspec.msgpack.encode(signed), key)
 
 
@@ -117,6 +124,7 @@ def decode_announcement_untrusted(body: bytes) -> Announcement:
         signed.total_files,
         signed.rate,
         tuple(signed.addresses),
+        signed.period,
         key,
     )
 

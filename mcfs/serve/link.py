@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from mcfs.protocol.ids import ObjectRef
     from mcfs.serve.announcer import Announcer
+    from mcfs.serve.carousel import Carousel
     from mcfs.serve.channel import Channel
     from mcfs.serve.schedule import Scheduler
     from mcfs.serve.senders import Senders
@@ -59,7 +60,9 @@ class Link:
         senders: Senders,
         warn: Callable[[str], None],
         own_address: Host,
+        carousel: Carousel | None = None,
     ) -> None:
+        """With a `carousel` everything is sent whoever listens."""
         self.counters = LinkCounters()
         self.scheduler = scheduler
         self.announcer = announcer
@@ -72,6 +75,8 @@ class Link:
         self._own_address = own_address
         self._beacon_at = 0.0
         self._silent: frozenset[bytes] = frozenset()
+        self.carousel = carousel
+        self._merging = 1 if carousel else MERGING_LISTENERS
 
     def _may_accept(self, group: Group) -> bool:
         # Hosts report solicited-node groups (scope 2) too; those of version 1 come here unchecked.
@@ -196,7 +201,7 @@ class Link:
         if now < self._beacon_at:
             return []
         self._beacon_at = now + BEACON_INTERVAL
-        channels = self.announcer.beacon_channels(MERGING_LISTENERS)
+        channels = self.announcer.beacon_channels(self._merging)
         ahead = self.scheduler.ahead(MAX_CHANNELS) if channels else []
         body = encode_beacon(ahead)
         return [(channel, body) for channel in channels] if ahead else []
@@ -206,6 +211,8 @@ class Link:
     def handle_timeout(self, *, now: float) -> None:
         self._apply(self.membership.expire(now=now), now)
         self._share_out(now)
+        if self.carousel is not None:
+            self.carousel.turn(self.scheduler, self._silent, now=now)
         for group in self.scheduler.asks():
             self._ask(group, now)
 
@@ -216,6 +223,7 @@ class Link:
             self.querier.next_timeout(),
             self.announcer.next_timeout(),
             self.senders.next_timeout(),
+            self.carousel.next_timeout() if self.carousel else None,
             now if self.scheduler.asking else None,
         )
         return min((t for t in times if t is not None), default=None)

@@ -41,6 +41,9 @@ class Lookup:
         )
         return found[0] if found else None
 
+    def is_listing(self, row: int) -> bool:
+        return self._index.reader.row("SELECT 1 FROM listings WHERE object = ?", (row,)) is not None
+
     def node(self, row: int, level: int, position: int) -> bytes | None:
         """A hash page, or a block of a listing."""
         found = self._index.reader.row(

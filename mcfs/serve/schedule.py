@@ -96,6 +96,8 @@ JUST_BEGUN: Final = 0.1
 """Of its pass that a channel may have sent for a beacon to name it: one who joins later gets another pass."""
 LOAD_AHEAD: Final = 16
 """Nodes being loaded or loaded and not begun: enough to hide a disk's latency, little enough to stay in memory."""
+NOBODY: Final = Host(bytes(16))
+"""The unspecified address: a listener that is no host, and that nobody has to be waited for with."""
 SMALL_K: Final = 64
 """A first pass of at most this many symbols (pages, listings) goes before longer ones: 0.8 ms at 1 Gbit/s."""
 
@@ -178,10 +180,12 @@ class Scheduler:
         payloads: PayloadCache,
         max_symbol_size: int,
         repair_start: Callable[[], int],
+        min_share: float = 0.0,
     ) -> None:
-        """`repair_start` draws from [0, RANDOM_REPAIR_START)."""
+        """`repair_start` draws from [0, RANDOM_REPAIR_START); `min_share` of repair goes with each pass."""
         self.counters = SendCounters()
-        self.shares = [SHARE_START] * PACE_CLASSES
+        self.shares = [max(SHARE_START, min_share)] * PACE_CLASSES
+        self._min_share = min_share
         self._pacer = Pacer(rate)
         self._payloads = payloads
         self._max_symbol_size = max_symbol_size
@@ -209,7 +213,8 @@ class Scheduler:
     def joined(self, host: Host, channel: Channel, *, now: float) -> None:
         """A host that was not a listener of the channel now is one."""
         state = self._channels.get(channel.group)
-        self._note_join(host, channel.node, state is not None and state.is_ahead, now)
+        if host != NOBODY:
+            self._note_join(host, channel.node, state is not None and state.is_ahead, now)
         if state is None:
             if len(self._channels) >= MAX_CHANNELS:
                 self.counters.channels_refused += 1
@@ -319,6 +324,18 @@ class Scheduler:
     def channels(self) -> int:
         return len(self._channels)
 
+    def is_sent(self, group: Group) -> bool:
+        """Whether the channel's pass is over, or there is no such channel."""
+        state = self._channels.get(group)
+        return state is None or state.state not in (State.HELD, State.LOADING, State.PASS)
+
+    def bits_ahead(self, group: Group) -> int:
+        """On the wire, of the source symbols that the channel's pass has still to send."""
+        state = self._channels.get(group)
+        if state is None or self.is_sent(group):
+            return 0
+        return 8 * (state.until - state.sent) * (state.t + wire.HEADER_SIZE + wire.LINK_OVERHEAD)
+
     def ahead(self, count: int) -> list[Group]:
         """Up to `count` groups whose pass is still ahead or has just begun, those that come last first."""
         found = []
@@ -364,7 +381,7 @@ class Scheduler:
         elif state.bursts == 1 and now - state.burst_at < REPORT_WAY:
             self._hold_off = min(SLOWEST_HOLD_OFF, self._hold_off + HOLD_OFF_UP)
             pace = state.channel.pace
-            self.shares[pace] = max(0.0, self.shares[pace] - SHARE_UP)  # nothing was lost
+            self.shares[pace] = max(self._min_share, self.shares[pace] - SHARE_UP)  # nothing was lost
 
     def _open(self, channel: Channel, now: float) -> _Channel:
         t = fec.symbol_size(channel.node.size, self._max_symbol_size)
@@ -512,7 +529,7 @@ class Scheduler:
         pace = state.channel.pace
         self._queues[pace].remove(state)
         if state.state is State.PASS:
-            self.shares[pace] = max(0.0, self.shares[pace] - SHARE_DOWN)
+            self.shares[pace] = max(self._min_share, self.shares[pace] - SHARE_DOWN)
             self.counters.passes += 1
         self._park(state, now)
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from mcfs.protocol.addressing import CONTROL_KIND, SITE_LOCAL, addresser_of, prefix, tag_of
+from mcfs.protocol.addressing import CONTROL_KIND, SITE_LOCAL, addresser_of, node_group, prefix, tag_of
 from mcfs.protocol.errors import BadNode, Gone
 from mcfs.protocol.ids import FAN_OUT, Digest, Group, Node, ObjectRef
 from mcfs.protocol.merkle import child_hash, is_zero_leaf, verify_node
+from mcfs.serve.carousel import Content
 from mcfs.serve.channel import Channel
 from mcfs.serve.lookup import Lookup
 from mcfs.serve.source import Source
@@ -46,6 +47,7 @@ class NodeStore:
     def __init__(self, index: Index, *, scope: int = SITE_LOCAL, secret: bytes = b"") -> None:
         self._index = index
         self._prefix = prefix(scope)
+        self._scope = scope
         self._secret = secret
         self._lookup = Lookup(index)
         self._source = Source(index)
@@ -79,6 +81,16 @@ class NodeStore:
         self._forget_rows()
         self._source.clear()
         self._index.collect(keep=old.keys())
+
+    def contents(self) -> list[Content]:
+        """All objects of the current snapshots, in the order in which they were indexed."""
+        rows: list[int] = self._current.tolist()
+        refs = ((row, self._lookup.ref(row)) for row in sorted(rows))
+        return [Content(ref, self._lookup.is_listing(row)) for row, ref in refs if ref is not None]
+
+    def group(self, node: Node) -> Group:
+        """The channel of a node in the fastest pace class."""
+        return node_group(node, 0, self._addresser(node.object), self._scope)
 
     def resolve(self, group: bytes) -> Channel | None:
         """The channel of a group, None if it is no node of ours. Microseconds; reads the database for a new object."""

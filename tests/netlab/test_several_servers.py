@@ -34,14 +34,11 @@ class Pair:
         shutil.copy2(self.source, other / "file")
         hosts = sorted((site.lab.server, second), key=lambda host: _address(site.lab, host))
         self.servers: list[tuple[Host, Serving]] = []
-        self._options = ("--name", "data", *options)
-        key = site.new_directory("key")
+        key = site.new_directory("key") / "key"
+        key.write_bytes(bytes(range(32)))
+        self.options = ("--name", "data", "--signing-key", str(key), *options)
         for host, directory in zip(hosts, (self.source.parent, other), strict=True):
-            state = site.new_directory("state")
-            if self.servers:
-                shutil.copy(key / "publisher.key", state / "publisher.key")
-            self.servers.append((host, site.serve(host, directory, state=state, options=self._options)))
-            shutil.copy(state / "publisher.key", key / "publisher.key")
+            self.servers.append((host, site.serve(host, directory, options=self.options)))
         self.mounted = site.mount(reader, "data")
 
     def sent(self) -> list[int]:
@@ -89,8 +86,7 @@ def test_who_comes_back_sends_again(make_pair: Callable[..., Pair]) -> None:
     before = pair.sent()
     job = pair.site.start(pair.mounted.host, same_bytes(pair.source, pair.mounted.path / "file"))
     wait_until(lambda: pair.sent()[1] - before[1] > SIZE // 5, DEADLINE, "the second sends")
-    options = ("--name", "data", "--rate", "40M")
-    pair.servers[0] = (host, pair.site.serve(host, pair.source.parent, state=serving.state, options=options))
+    pair.servers[0] = (host, pair.site.serve(host, pair.source.parent, state=serving.state, options=pair.options))
     wait_until(lambda: not job.running or pair.sent()[0] - before[0] > SIZE // 10, DEADLINE, "the first sends again")
     job.expect_success(DEADLINE)
     second = pair.sent()[1]

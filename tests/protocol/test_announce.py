@@ -14,6 +14,7 @@ from nacl.signing import SigningKey
 
 from mcfs.protocol import announce, wire
 from mcfs.protocol.announce import (
+    MAX_PERIOD,
     Announcement,
     decode_announcement_untrusted,
     decode_gone_untrusted,
@@ -52,6 +53,7 @@ ANNOUNCEMENT: Final = Announcement(
     total_files=8,
     rate=9,
     addresses=(ADDRESS,),
+    period=10,
     publisher=PUBLISHER,
 )
 ANNOUNCEMENT_CONTEXT: Final = b"mcfs 1 announcement\0"
@@ -68,7 +70,17 @@ tops = st.builds(DirectoryEntry, names, st.just(ATTRIBUTES), st.just(REF)) | st.
 )
 addresses = st.lists(st.binary(min_size=16, max_size=16), max_size=4).map(tuple)
 announcements = st.builds(
-    Announcement, u63, u63, tops, st.just(Owners({1000: b"u"})), u63, u63, u63, addresses, st.just(PUBLISHER)
+    Announcement,
+    u63,
+    u63,
+    tops,
+    st.just(Owners({1000: b"u"})),
+    u63,
+    u63,
+    u63,
+    addresses,
+    st.integers(0, MAX_PERIOD),
+    st.just(PUBLISHER),
 )
 
 PASSED_OVER: Final = [pytest.param(bomb, id=name) for name, bomb in BOMBS.items()]
@@ -146,8 +158,16 @@ class TestAnnouncement:
         with pytest.raises(BadDatagram):
             decode_announcement_untrusted(announcement_of(1, 1, top_of(TOP), 1, 1, 1, value))
 
+    def test_the_period_may_be_left_out(self) -> None:
+        assert decode_announcement_untrusted(announcement_of(1, 1, top_of(TOP), 1, 1, 1, [])).period == 0
+
+    @pytest.mark.parametrize("value", [-1, MAX_PERIOD + 1, 1.5, None])
+    def test_periods_that_are_none(self, value: object) -> None:
+        with pytest.raises(BadDatagram):
+            decode_announcement_untrusted(announcement_of(1, 1, top_of(TOP), 1, 1, 1, [], value))
+
     def test_elements_of_a_later_format_are_passed_over(self) -> None:
-        body = announcement_of(1, 1, top_of(TOP), 1, 1, 1, [], {b"later": [1.5]})
+        body = announcement_of(1, 1, top_of(TOP), 1, 1, 1, [], 5, {b"later": [1.5]})
         assert decode_announcement_untrusted(body).entry == TOP
 
 
