@@ -18,6 +18,7 @@ import trio
 
 from mcfs.net.listeners import OldReportReader, ReportReader
 from mcfs.net.loader import WorkerPool
+from mcfs.net.own_groups import own_groups
 from mcfs.net.peers import PeerSocket
 from mcfs.net.transmit import Sent, Transmitter
 from mcfs.protocol import addressing, mld, wire
@@ -265,6 +266,8 @@ class Server:
         link = port.link
         due = link.next_timeout(now)
         if due is not None and due <= now:
+            if link.own_groups_due is not None and link.own_groups_due <= now:
+                link.own_groups(own_groups(port.interface.index), now=now)
             link.handle_timeout(now=now)
             self._send_mld(port, link.querier.messages_to_send(now=now))
             for group, name in link.announcer.due(now=now):

@@ -17,7 +17,7 @@ from mcfs.serve import membership as m
 from mcfs.serve import querier as q
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mcfs.protocol.ids import ObjectRef
     from mcfs.serve.announcer import Announcer
@@ -37,6 +37,8 @@ BEACON_INTERVAL: Final = 0.04
 """Seconds. A client's tick: a reader that is behind has to hear of a block while it is still queued, for 40 to 80 ms.
 1.4 kB in each is 0.03 % of a link of 1 Gbit/s."""
 MERGING_LISTENERS: Final = 2
+OWN_GROUPS_INTERVAL: Final = 0.1
+"""Seconds, in MLDv1 mode only: reading the list takes 0.1 ms."""
 
 
 @dataclass(slots=True)
@@ -74,6 +76,8 @@ class Link:
         self.membership = m.Membership(self._may_accept)
         self._own_address = own_address
         self._beacon_at = 0.0
+        self._own_groups: set[Group] = set()
+        self._own_groups_at: float | None = None
         self._silent: frozenset[bytes] = frozenset()
         self.carousel = carousel
         self._merging = 1 if carousel else MERGING_LISTENERS
@@ -117,10 +121,28 @@ class Link:
             self._warn(_querier_text(event))
         if query.version == 1 and envelope.source != self._own_address:
             self.membership.suppression_seen(now=now)
+            self._own_groups_at = self._own_groups_at or now
         if any(query.group) and envelope.source != self._own_address:
             self.membership.query_sent(Group(query.group), now=now)
         timers = self.querier.timers
         self.membership.set_timers(timers.robustness, timers.query_interval, timers.response_interval)
+
+    @property
+    def own_groups_due(self) -> float | None:
+        """When to tell `own_groups` next; None while our host's own reports can be heard."""
+        return self._own_groups_at
+
+    def own_groups(self, groups: Iterable[Group], *, now: float) -> None:
+        """What our own host listens to. In MLDv1 mode, and only then, its reports do not come back to us."""
+        if not self.membership.is_suppressed(now):
+            self._own_groups_at = None
+            return
+        self._own_groups_at = now + OWN_GROUPS_INTERVAL
+        current = {group for group in groups if mld.is_routable_group(group)}
+        records = [mld.Record(mld.RecordType.MODE_IS_EXCLUDE, group) for group in current]
+        records += [mld.Record(mld.RecordType.CHANGE_TO_INCLUDE_MODE, g) for g in self._own_groups - current]
+        self._own_groups = current
+        self._apply(self.membership.report(self._own_address, records, now=now), now)
 
     def _apply(self, events: Sequence[m.Event], now: float) -> None:
         """Tell the tables. Nodes joined in one report are asked for in the order of their object, pages first:
@@ -223,6 +245,7 @@ class Link:
             self.querier.next_timeout(),
             self.announcer.next_timeout(),
             self.senders.next_timeout(),
+            self._own_groups_at,
             self.carousel.next_timeout() if self.carousel else None,
             now if self.scheduler.asking else None,
         )

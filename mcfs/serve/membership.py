@@ -277,6 +277,10 @@ class Membership:
         """A version 1 message was heard, of a host or of a querier: trust no leave for a listening interval."""
         self._suppression_until = now + self._listening_interval
 
+    def is_suppressed(self, now: float) -> bool:
+        """Whether hosts may keep their reports to themselves, as in version 1."""
+        return now < self._suppression_until
+
     def query_sent(self, group: Group, *, now: float) -> None:
         """A specific query went out, ours or the querier's: who does not answer it is gone (RFC 9777 section 7)."""
         deadline = now + LAST_LISTENER_QUERY_TIME
