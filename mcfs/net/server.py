@@ -18,7 +18,7 @@ import trio
 from mcfs.net.listeners import OldReportReader, ReportReader
 from mcfs.net.loader import WorkerPool
 from mcfs.net.transmit import Sent, Transmitter
-from mcfs.protocol import addressing, wire
+from mcfs.protocol import addressing, mld, wire
 from mcfs.protocol.announce import Announcement, encode_announcement, encode_gone
 from mcfs.protocol.errors import Gone
 from mcfs.protocol.ids import Group, Host, Node
@@ -255,7 +255,7 @@ class Server:
 
     def _announce(self, port: _Port, group: Group, name: bytes) -> None:
         announcement = self._announcements[name]
-        addresses = tuple(a for a in (port.interface.link_local,) if a)
+        source = port.transmitter.source(group)
         complete = Announcement(
             announcement.version,
             _unix_ms(),
@@ -264,7 +264,7 @@ class Server:
             announcement.total_bytes,
             announcement.total_files,
             port.rate,
-            addresses,
+            (source,) if source else (),
         )
         body = encode_announcement(complete, self._key)
         port.transmitter.send_control(group, wire.control(wire.ANNOUNCEMENT, body))
@@ -319,9 +319,21 @@ class Server:
         except OSError as error:
             log.warning("%s: MLDv1 reports cannot be heard: %s", interface.name, error)
             old_reader = None
+        if self._settings.hops > 1:
+            self._check_source(interface, transmitter)
         rate = link_rate(interface, self._settings.rate)
         link = self._make_link(interface, rate)
         return _Port(interface, link, reader, old_reader, transmitter, rate)
+
+    def _check_source(self, interface: Interface, transmitter: Transmitter) -> None:
+        source = transmitter.source(self._catalogue)
+        if source is None or mld.is_link_local(source):
+            log.warning(
+                "%s: it has no address wider than link-local, so routers pass nothing on: give it a global or unique "
+                "local one (ip address add fd.../64 dev %s)",
+                interface.name,
+                interface.name,
+            )
 
     def _make_link(self, interface: Interface, rate: int) -> Link:
         address = Host(interface.link_local or bytes(16))
