@@ -350,6 +350,7 @@ class Server:
             querier=Querier(address, now=self._clock(), rng=self._rng, mode=self._settings.querier),
             warn=lambda text: log.warning("%s: %s", interface.name, text),
             own_address=address,
+            proxies=self._settings.hops > 1,
         )
 
     def _goodbye(self) -> None:

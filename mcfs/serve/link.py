@@ -34,6 +34,9 @@ BEACON_INTERVAL: Final = 0.04
 """Seconds. A client's tick: a reader that is behind has to hear of a block while it is still queued, for 40 to 80 ms.
 1.4 kB in each is 0.03 % of a link of 1 Gbit/s."""
 MERGING_LISTENERS: Final = 2
+GROUPS_PER_PROXY: Final = 4096
+"""What 64 hosts behind an MLD proxy (RFC 4605) hold, and all that a Linux bridge can: their memberships come in its
+name."""
 
 
 @dataclass(slots=True)
@@ -56,7 +59,9 @@ class Link:
         querier: q.Querier,
         warn: Callable[[str], None],
         own_address: Host,
+        proxies: bool = False,
     ) -> None:
+        """With `proxies` any listener may be an MLD proxy, which stands for many hosts."""
         self.counters = LinkCounters()
         self.scheduler = scheduler
         self.announcer = announcer
@@ -64,7 +69,10 @@ class Link:
         self.hosts_seen: set[Host] = set()
         self._resolver = resolver
         self._warn = warn
-        self.membership = m.Membership(self._may_accept)
+        self.membership = m.Membership(
+            self._may_accept, max_groups_per_host=GROUPS_PER_PROXY if proxies else m.MAX_GROUPS_PER_HOST
+        )
+        self._merging_listeners = 1 if proxies else MERGING_LISTENERS
         self._own_address = own_address
         self._beacon_at = 0.0
 
@@ -158,7 +166,7 @@ class Link:
         if now < self._beacon_at:
             return []
         self._beacon_at = now + BEACON_INTERVAL
-        channels = self.announcer.beacon_channels(MERGING_LISTENERS)
+        channels = self.announcer.beacon_channels(self._merging_listeners)
         ahead = self.scheduler.ahead(MAX_CHANNELS) if channels else []
         body = encode_beacon(ahead)
         return [(channel, body) for channel in channels] if ahead else []
