@@ -337,11 +337,13 @@ class Server:
 
     def _make_link(self, interface: Interface, rate: int) -> Link:
         address = Host(interface.link_local or bytes(16))
+        proxies = self._settings.hops > 1
         scheduler = Scheduler(
             rate=rate,
             payloads=self._payloads,
             max_symbol_size=self._symbol_size,
             repair_start=lambda: self._rng.randrange(RANDOM_REPAIR_START),
+            proxies=proxies,
         )
         return Link(
             resolver=self._store,
@@ -350,7 +352,7 @@ class Server:
             querier=Querier(address, now=self._clock(), rng=self._rng, mode=self._settings.querier),
             warn=lambda text: log.warning("%s: %s", interface.name, text),
             own_address=address,
-            proxies=self._settings.hops > 1,
+            proxies=proxies,
         )
 
     def _goodbye(self) -> None:
