@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +21,7 @@ from mcfs.net.listeners import ReportReader
 from mcfs.protocol import addressing, mld, wire
 from mcfs.protocol.announce import decode_announcement_untrusted
 from mcfs.protocol.wire import DEFAULT_PORT
+from tests.netlab.conftest import IN_CI
 from tests.netlab.harness import (
     HARNESS,
     MIB,
@@ -34,9 +35,6 @@ from tests.netlab.harness import (
 )
 from tests.netlab.namespaces import inside
 from tests.netlab.routed import HOPS, SERVER_ADDRESS, UPSTREAM, Routed, block_groups, first_datagrams
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SIZE = 64 * MIB
 STEADY = ("--rate", "500M")
@@ -53,6 +51,7 @@ PROBE_GROUP = "ff15::6d63:6673"
 PROBES = 20
 PROBE_BYTES = PROBES * 1000
 ETH_P_IPV6 = 0x86DD
+MULTICAST_ROUTING = Path("/proc/net/ip6_mr_vif")
 UDP = 17
 
 pytestmark = pytest.mark.netlab
@@ -61,7 +60,13 @@ RoutedMaker = Callable[..., tuple[Routed, Site]]
 
 
 @pytest.fixture
-def make_routed(make_lab: Callable[..., Lab], tmp_path: Path) -> Iterator[RoutedMaker]:
+def routing(capable: None) -> None:
+    if not MULTICAST_ROUTING.exists():
+        (pytest.fail if IN_CI else pytest.skip)("needs multicast routing in the kernel (CONFIG_IPV6_MROUTE)")
+
+
+@pytest.fixture
+def make_routed(routing: None, make_lab: Callable[..., Lab], tmp_path: Path) -> Iterator[RoutedMaker]:
     """A router with its proxy, a bystander beside the server, and so many clients behind the router."""
     with ExitStack() as stack:
 
