@@ -347,7 +347,8 @@ def _sysctl(host: Host, *settings: str) -> None:
 def _link_local_addresses(host: Host) -> list[str]:
     shown = json.loads(host.run(["ip", "-6", "-j", "address", "show", "dev", INTERFACE, "scope", "link"]).stdout)
     addresses = (address for interface in shown for address in interface.get("addr_info", []))
-    return [address["local"] for address in addresses if not address.get("tentative")]
+    # What `scope` leaves out is there as {}.
+    return [address["local"] for address in addresses if "local" in address and not address.get("tentative")]
 
 
 def _has_address(host: Host) -> bool:

@@ -291,7 +291,7 @@ class Server:
     def _announcement(self, port: _Port, name: bytes) -> bytes:
         """The datagram, signed now."""
         announcement = self._announcements[name]
-        addresses = tuple(a for a in (port.interface.link_local,) if a)
+        source = port.transmitter.source(self._catalogue)
         complete = Announcement(
             announcement.version,
             _unix_ms(),
@@ -300,7 +300,7 @@ class Server:
             announcement.total_bytes,
             announcement.total_files,
             port.rate,
-            addresses,
+            tuple(dict.fromkeys(address for address in (port.interface.link_local, source) if address)),
             math.ceil(port.link.carousel.period) if port.link.carousel else 0,
         )
         return wire.control(wire.ANNOUNCEMENT, encode_announcement(complete, self._key))
@@ -385,18 +385,32 @@ class Server:
             log.warning("%s: MLDv1 reports cannot be heard: %s", interface.name, error)
             old_reader = None
         peers = stack.enter_context(PeerSocket(interface.index, self._settings.port))
+        if self._settings.hops > 1:
+            self._check_source(interface, transmitter)
         rate = link_rate(interface, self._settings.rate)
         link = self._make_link(interface, rate)
         return _Port(interface, link, reader, old_reader, transmitter, peers, rate)
 
+    def _check_source(self, interface: Interface, transmitter: Transmitter) -> None:
+        source = transmitter.source(self._catalogue)
+        if source is None or mld.is_link_local(source):
+            log.warning(
+                "%s: it has no address wider than link-local, so routers pass nothing on: give it a global or unique "
+                "local one (ip address add fd.../64 dev %s)",
+                interface.name,
+                interface.name,
+            )
+
     def _make_link(self, interface: Interface, rate: int) -> Link:
         address = Host(interface.link_local or bytes(16))
+        proxies = self._settings.hops > 1
         scheduler = Scheduler(
             rate=rate,
             payloads=self._payloads,
             max_symbol_size=self._symbol_size,
             repair_start=lambda: self._rng.randrange(RANDOM_REPAIR_START),
             min_share=MIN_REPAIR if self._settings.always else 0.0,
+            proxies=proxies,
         )
         return Link(
             resolver=self._store,
@@ -407,6 +421,7 @@ class Server:
             warn=lambda text: log.warning("%s: %s", interface.name, text),
             own_address=address,
             carousel=self._make_carousel(rate) if self._settings.always else None,
+            proxies=proxies,
         )
 
     def _make_carousel(self, rate: int) -> Carousel:

@@ -18,6 +18,9 @@ _UDP_SEGMENT: Final = 103
 _SEGMENT_SIZE: Final = struct.Struct("=H")
 SEND_BUFFER: Final = 1 << 20
 """Bytes. Less than a shaper's queue is long, so that a slow link is felt here and does not drop there."""
+# linux/in6.h: RFC 5014, which the socket module does not name.
+_IPV6_ADDR_PREFERENCES: Final = 72
+_PREFER_PUBLIC: Final = 0x0002
 _NO_OFFLOAD: Final = frozenset((errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EMSGSIZE))
 _LINK_DOWN: Final = frozenset(
     (errno.ENETDOWN, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO, errno.EHOSTUNREACH,
@@ -44,13 +47,25 @@ class Transmitter:
         self._port = port
         self._offload = True
         self._names: dict[bytes, str] = {}
-        self.socket = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, ifindex)
+        self.socket = self._open()
         self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, hops)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
     def close(self) -> None:
         self.socket.close()
+
+    def source(self, group: bytes) -> bytes | None:
+        """The address that datagrams to this group come from now, 16 bytes; None while there is none.
+
+        It is the kernel's choice (RFC 6724): one of this interface, of the group's scope or wider if there is one.
+        """
+        with self._open() as probe:
+            try:
+                probe.connect((self._name(group), self._port, 0, self._ifindex))
+            except OSError:
+                return None
+            address: str = probe.getsockname()[0]
+        return socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
 
     def send(self, group: bytes, datagrams: Symbols) -> Sent:
         """Send datagrams uint8[n, size], contiguous, n x size at most 65,000 bytes."""
@@ -70,6 +85,13 @@ class Transmitter:
 
     def send_control(self, group: bytes, datagram: bytes) -> Sent:
         return self._send_each(group, np.frombuffer(datagram, dtype=np.uint8).reshape(1, -1))
+
+    def _open(self) -> socket.socket:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self._ifindex)
+        # A temporary address (RFC 8981) is another one every day, and receivers take it for another sender.
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_ADDR_PREFERENCES, _PREFER_PUBLIC)
+        return sock
 
     def _send(self, group: bytes, data: memoryview, segment: int) -> None:
         ancillary = [(_SOL_UDP, _UDP_SEGMENT, _SEGMENT_SIZE.pack(segment))] if segment else []

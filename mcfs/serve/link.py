@@ -39,6 +39,9 @@ BEACON_INTERVAL: Final = 0.04
 MERGING_LISTENERS: Final = 2
 OWN_GROUPS_INTERVAL: Final = 0.1
 """Seconds, in MLDv1 mode only: reading the list takes 0.1 ms."""
+GROUPS_PER_PROXY: Final = 4096
+"""What 64 hosts behind an MLD proxy (RFC 4605) hold, and all that a Linux bridge can: their memberships come in its
+name."""
 
 
 @dataclass(slots=True)
@@ -63,8 +66,10 @@ class Link:
         warn: Callable[[str], None],
         own_address: Host,
         carousel: Carousel | None = None,
+        proxies: bool = False,
     ) -> None:
-        """With a `carousel` everything is sent whoever listens."""
+        """With a `carousel` everything is sent whoever listens; with `proxies` any listener may be an MLD proxy, which
+        stands for many hosts."""
         self.counters = LinkCounters()
         self.scheduler = scheduler
         self.announcer = announcer
@@ -73,14 +78,16 @@ class Link:
         self.hosts_seen: set[Host] = set()
         self._resolver = resolver
         self._warn = warn
-        self.membership = m.Membership(self._may_accept)
+        self.membership = m.Membership(
+            self._may_accept, max_groups_per_host=GROUPS_PER_PROXY if proxies else m.MAX_GROUPS_PER_HOST
+        )
         self._own_address = own_address
         self._beacon_at = 0.0
         self._own_groups: set[Group] = set()
         self._own_groups_at: float | None = None
         self._silent: frozenset[bytes] = frozenset()
         self.carousel = carousel
-        self._merging = 1 if carousel else MERGING_LISTENERS
+        self._merging = 1 if carousel or proxies else MERGING_LISTENERS
 
     def _may_accept(self, group: Group) -> bool:
         # Hosts report solicited-node groups (scope 2) too; those of version 1 come here unchecked.

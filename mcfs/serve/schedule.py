@@ -25,6 +25,9 @@ that is faster than its readers nothing queues, and each would get a pass of its
 5. ASKED: after K symbols of repair without a fresh report nothing more is sent until a report or a leave; the querier
    is told to ask.
 
+Behind an MLD proxy hosts are not heard to join what another one there has joined. There (`proxies`) new channels of one
+host are held too, once third bursts have told that somebody comes late.
+
 Most constants come from a simulation of the rule (docs/design.md, "The sending rule"); those of holding and of the
 learnt hold-off were tuned by hand on few runs.
 """
@@ -75,6 +78,9 @@ FIRST_HOLD: Final = 0.1
 HOLD_UP: Final = 0.02
 HOLD_DOWN: Final = 0.0002
 """Per join that came too late for the pass that another host had caused, and per join that did not: 1 % are late."""
+HIDDEN_JOIN_BURST: Final = 3
+"""A host behind a proxy whose other hosts have joined already is not heard to join. If it comes late it lacks much, and
+a third burst, after 6 % of repair, tells that."""
 SHARED_SECONDS: Final = 0.5
 """Two hosts that join a node within this time could have been served by one pass."""
 ACTIVE_SECONDS: Final = 2.0
@@ -181,8 +187,10 @@ class Scheduler:
         max_symbol_size: int,
         repair_start: Callable[[], int],
         min_share: float = 0.0,
+        proxies: bool = False,
     ) -> None:
-        """`repair_start` draws from [0, RANDOM_REPAIR_START); `min_share` of repair goes with each pass."""
+        """`repair_start` draws from [0, RANDOM_REPAIR_START); `min_share` of repair goes with each pass. With `proxies`
+        any host may stand for many."""
         self.counters = SendCounters()
         self.shares = [max(SHARE_START, min_share)] * PACE_CLASSES
         self._min_share = min_share
@@ -202,7 +210,8 @@ class Scheduler:
         self._joins: OrderedDict[Node, tuple[float, Host]] = OrderedDict()
         self._active: OrderedDict[Host, float] = OrderedDict()
         """Hosts that joined something in the last ACTIVE_SECONDS, and when."""
-        self._hold = FIRST_HOLD
+        self._proxies = proxies
+        self._hold = 0.0 if proxies else FIRST_HOLD
         self._alone = 0
         self._hold_off = HOLD_OFF
         self._asks: list[Group] = []
@@ -223,7 +232,7 @@ class Scheduler:
         state.marks[host] = state.sent
         state.until = state.sent + state.k
         state.bursts = state.burst = state.unanswered = 0
-        if state.state is State.HELD and len(state.marks) >= len(self._active):
+        if state.state is State.HELD and not self._proxies and len(state.marks) >= len(self._active):
             self._release(state)
         elif state.state in (State.PARKED, State.BURST, State.ASKED):
             self._start_pass(state)
@@ -351,7 +360,7 @@ class Scheduler:
     @property
     def hold(self) -> float:
         """Seconds for which new channels wait for other hosts now, if there are any."""
-        return self._hold if len(self._active) > 1 else 0.0
+        return self._hold if self._proxies or len(self._active) > 1 else 0.0
 
     def _note_join(self, host: Host, node: Node, ahead: bool, now: float) -> None:
         """Learn whether hosts that want the same things come too late for one another; `ahead`: this one does not."""
@@ -362,7 +371,7 @@ class Scheduler:
         self._note_active(host, now)
         shared = other != host and now - before < SHARED_SECONDS
         self._alone = 0 if shared else self._alone + 1
-        if self._alone >= ALONE:
+        if self._alone >= ALONE and not self._proxies:
             self._hold = 0.0
         elif shared and not ahead:
             self._hold = min(MAX_HOLD, self._hold + HOLD_UP)
@@ -475,6 +484,8 @@ class Scheduler:
         if state.bursts <= 2:
             pace = state.channel.pace
             self.shares[pace] = min(SHARE_MAX, self.shares[pace] + SHARE_UP)
+        elif state.bursts == HIDDEN_JOIN_BURST and self._proxies:
+            self._hold = min(MAX_HOLD, self._hold + HOLD_UP)
         self.counters.bursts += 1
         self._queues[state.channel.pace].push_burst(state)
 

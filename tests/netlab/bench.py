@@ -13,6 +13,7 @@ Each measure builds a lab of its own. The letters:
     g  how long a reader waits for the error when the server is killed
     h  how long a mount takes, and how long that of an absent share
     i  a dead share, and an unplugged host, beside readers that are not concerned
+    j  across a router that runs an MLD proxy: the first datagram, and bytes sent for two clients
 
 Figures mean something only on a machine that does nothing else: the load is printed below the table. A virtual
 machine that gives free memory back to its host pays for each page that it touches again; here that can be six times
@@ -35,6 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mcfs.cli.lab import Lab, missing_capabilities
+from tests.netlab import routed
 from tests.netlab.harness import (
     HARNESS,
     MCFS,
@@ -63,6 +65,7 @@ FRESH: Final = 2048 * MIB
 TOUCHED: Final = 3
 """Bytes of memory that one client touches for a byte of data: its cache, the kernel's page cache, and some to spare."""
 TIMEOUT: Final = 5
+JOINS: Final = 20
 
 
 class Row(NamedTuple):
@@ -310,6 +313,34 @@ def unplugging(options: Options, *, unplug: bool) -> float:
         return max(join_all(jobs[:3], DEADLINE))
 
 
+def across_a_router(options: Options) -> Iterator[Row]:
+    with (
+        tempfile.TemporaryDirectory(prefix=f"{PREFIX}-", dir=options.directory) as directory,
+        Lab(PREFIX, 1) as near,
+        Lab(PREFIX, 2) as far,
+        Site(near, Path(directory)) as place,
+    ):
+        path = routed.Routed(near, far)
+        path.connect()
+        path.give_address()
+        path.start_proxy(place)
+        probe = random_file(data(place) / "probe", 2 * JOINS * MIB)
+        random_file(place.directory / "data" / "file", options.shared_size, seed=2)
+        place.serve(path.server, probe.parent, options=(*routed.HOPS, "--rate", SHARED_RATE))
+        groups = routed.block_groups(probe.read_bytes())
+        for host, where in ((near.clients[0], "beside the server"), (far.clients[0], "behind an MLD proxy")):
+            times = sorted(routed.first_datagrams(host, [groups.pop() for _ in range(JOINS)]))
+            value = f"median {statistics.median(times) * 1e3:.0f} ms, longest {times[-1] * 1e3:.0f} ms"
+            yield Row("j", f"first datagram after a join {where}, {JOINS} joins", value)
+        mounts = [place.mount(host, "data") for host in path.clients]
+        warm_memory(options, options.shared_size, len(mounts))
+        sent = place.sent()
+        jobs = [place.start(each.host, ["cp", each.path / "file", "/dev/null"]) for each in mounts]
+        seconds = max(join_all(jobs, DEADLINE))
+        value = f"{(place.sent() - sent) / options.shared_size:.3f} in {seconds:.1f} s"
+        yield Row("j", f"two clients behind an MLD proxy at {SHARED_RATE}: bytes sent / bytes of data", value, "<= 1.3")
+
+
 MEASURES: Final[dict[str, tuple[Callable[[Options], Iterator[Row]], ...]]] = {
     "a": (whole_tree,),
     "b": (four_clients,),
@@ -320,6 +351,7 @@ MEASURES: Final[dict[str, tuple[Callable[[Options], Iterator[Row]], ...]]] = {
     "g": (killed_server,),
     "h": (mounting,),
     "i": (dead_share, unplugged_host),
+    "j": (across_a_router,),
 }
 
 

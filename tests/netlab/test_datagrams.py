@@ -78,3 +78,46 @@ def test_every_datagram_comes_in_its_channel_and_in_order(make_lab: Callable[...
     lab.server.run([sys.executable, "-c", SEND])
     assert json.loads(receiver.stdout.readline()) == wanted
     assert receiver.wait(timeout=10) == 0
+
+
+SOURCE = f"""
+import socket, sys
+from mcfs.net.transmit import Transmitter
+transmitter = Transmitter(socket.if_nametoindex("eth0"), {PORT}, 4)
+source = transmitter.source(bytes.fromhex(sys.argv[1]))
+print(source and socket.inet_ntop(socket.AF_INET6, source))
+"""
+SITE_LOCAL_GROUP, LINK_LOCAL_GROUP = (f"ff1{scope}" + "00" * 10 + "80000001" for scope in (5, 2))
+UNIQUE_LOCAL = "fd00:6d63:6673:1::1"
+
+
+def source_of(lab: Lab, group: str) -> str:
+    return lab.server.run([sys.executable, "-c", SOURCE, group]).stdout.strip()
+
+
+def add_address(lab: Lab, *words: str) -> None:
+    lab.server.run(["ip", "address", "add", f"{UNIQUE_LOCAL}/64", "dev", "eth0", "nodad", *words])
+
+
+def test_the_source_is_wider_than_link_local_where_the_interface_has_such_an_address(
+    make_lab: Callable[..., Lab],
+) -> None:
+    lab = make_lab(1)
+    assert source_of(lab, SITE_LOCAL_GROUP) == lab.link_local(lab.server)
+    add_address(lab)
+    assert source_of(lab, SITE_LOCAL_GROUP) == UNIQUE_LOCAL
+    assert source_of(lab, LINK_LOCAL_GROUP) == lab.link_local(lab.server)
+
+
+def test_the_source_is_not_a_temporary_address(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(1)
+    lab.server.run(["sysctl", "-qw", "net.ipv6.conf.eth0.use_tempaddr=2"])
+    add_address(lab, "mngtmpaddr")
+    assert "temporary" in lab.server.run(["ip", "-6", "address", "show", "dev", "eth0"]).stdout
+    assert source_of(lab, SITE_LOCAL_GROUP) == UNIQUE_LOCAL
+
+
+def test_there_is_no_source_without_an_address(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(1)
+    lab.server.run(["ip", "-6", "address", "flush", "dev", "eth0"])
+    assert source_of(lab, SITE_LOCAL_GROUP) == "None"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
@@ -12,7 +11,6 @@ import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +29,7 @@ from mcfs.serve.membership import (
     Membership,
 )
 from mcfs.serve.querier import Outgoing
+from tests.netlab.namespaces import inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,19 +68,6 @@ def namespace(name: str) -> Iterator[str]:
         yield name
     finally:
         run("ip", "netns", "del", name)
-
-
-@contextlib.contextmanager
-def inside(name: str) -> Iterator[None]:
-    """Sockets opened here belong to the namespace, wherever they are used. setns moves this thread alone."""
-    setns = ctypes.CDLL(None, use_errno=True).setns
-    home = Path("/proc/thread-self/ns/net").open("rb")  # noqa: SIM115
-    with home, Path("/run/netns", name).open("rb") as there:
-        assert setns(there.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
-        try:
-            yield
-        finally:
-            assert setns(home.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
 
 
 def wait_for_multicast_route(name: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef
 from mcfs.serve.channel import Channel
 from mcfs.serve.payload import Payload, PayloadCache
-from mcfs.serve.schedule import HOLD_OFF, MAX_HOLD, Scheduler, Transmission
+from mcfs.serve.schedule import FIRST_HOLD, HOLD_OFF, HOLD_UP, MAX_HOLD, Scheduler, Transmission
 
 T = 1024
 K = MIN_BLOCK_SIZE // T
@@ -19,8 +19,8 @@ def channel(index: int, pace: int = 0) -> Channel:
     return Channel(Group(bytes([index, pace]) * 8), Node(REF, 0, index), pace)
 
 
-def scheduler(rate: float = 1e12, share: float = 0.0) -> Scheduler:
-    made = Scheduler(rate=rate, payloads=PayloadCache(), max_symbol_size=T, repair_start=lambda: 0)
+def scheduler(rate: float = 1e12, share: float = 0.0, *, proxies: bool = False) -> Scheduler:
+    made = Scheduler(rate=rate, payloads=PayloadCache(), max_symbol_size=T, repair_start=lambda: 0, proxies=proxies)
     made.shares = [share] * 8
     return made
 
@@ -272,6 +272,40 @@ def test_a_lone_host_never_waits() -> None:
         s.joined(A, channel(i % 8), now=i / 10)
         s.left(A, channel(i % 8).group, now=0.0)
     assert s.hold == 0.0
+
+
+def test_a_proxy_that_stays_into_the_third_burst_is_waited_for() -> None:
+    s = scheduler(proxies=True)
+    for i in range(4):  # somebody behind it has come too late each time
+        s.joined(A, channel(i), now=i)
+        assert s.hold == pytest.approx(i * HOLD_UP, abs=0.001)
+        for now in (i, i + 0.1, i + 0.3, i + 0.5, i + 0.7):
+            drain(s, now)
+        s.left(A, channel(i).group, now=i + 0.8)
+    s.joined(A, channel(50), now=10.0)
+    assert drain(s, 10.0 + 3.5 * HOLD_UP) == [], "who else has joined cannot be known"
+    assert drain(s, 10.0 + 4 * HOLD_UP)
+
+
+@pytest.mark.parametrize("bursts", [0, 2])
+def test_a_proxy_that_needs_little_repair_never_waits(bursts: int) -> None:
+    s = scheduler(proxies=True)
+    for i in range(20):
+        s.joined(A, channel(i), now=i)
+        for burst in range(1 + bursts):
+            assert drain(s, i + 0.3 * burst)
+        s.left(A, channel(i).group, now=i + 0.7)
+        assert s.hold == 0.0
+
+
+def test_a_host_that_needs_much_repair_is_no_reason_to_wait() -> None:
+    s = scheduler()
+    s.joined(A, channel(0), now=0.0)
+    for now in (0.0, 0.3, 0.5, 0.7):
+        assert drain(s, now)
+    s.left(A, channel(0).group, now=0.8)
+    s.joined(B, channel(0), now=0.8)  # two hosts have joined of late, so that a hold would show
+    assert 0 < s.hold <= FIRST_HOLD
 
 
 def test_readers_that_leave_late_are_waited_for_longer() -> None:
