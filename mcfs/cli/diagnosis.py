@@ -215,21 +215,26 @@ def _queriers(link: LinkFacts) -> Iterator[Finding]:
     if link.queriers:
         yield from (_querier(querier, link) for querier in link.queriers)
         return
-    waited = f"within {link.listened:.0f} s"
     asking = [router for router in link.routers if router.query_interval]
     if asking:
         for router in asking:
             who = _host_name(router.address, link)
-            yield _ok(f"MLD querier: {who} says that it is a multicast router, queries every {router.query_interval} s")
-    elif link.queries_before:
-        yield _ok(f"MLD querier: none heard {waited}, but {_count(link.queries_before, 'query', 'queries')} before")
-    elif not link.raw:
-        yield _warning("MLD queriers cannot be heard without CAP_NET_RAW", "run mcfs doctor as root")
+            yield _ok(f"MLD querier: {who} answers as a multicast router, query interval {router.query_interval} s")
     else:
-        yield _warning(
-            f"MLD querier: none heard {waited}; without one a snooping switch forgets who listens",
-            "start mcfs-serve, which is one, or switch on the querier of a switch or router, for MLDv2",
-        )
+        yield _no_querier(link)
+
+
+def _no_querier(link: LinkFacts) -> Finding:
+    waited = f"none heard within {link.listened:.0f} s" if link.raw else "cannot be heard without CAP_NET_RAW"
+    if link.queries_before:
+        times = _count(link.queries_before, "query", "queries")
+        return _ok(f"MLD querier: {waited}, but {times} since the interface was made")
+    if not link.raw:
+        return _warning(f"MLD querier: {waited}", "run mcfs doctor as root")
+    return _warning(
+        f"MLD querier: {waited}; without one a snooping switch forgets who listens",
+        "start mcfs-serve, which is one, or switch on the querier of a switch or router, for MLDv2",
+    )
 
 
 def _querier(querier: QuerierHeard, link: LinkFacts) -> Finding:

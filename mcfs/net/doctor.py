@@ -46,10 +46,13 @@ SILENCE: Final = 0.5
 BLIND_PROBE: Final = 1.0
 """Seconds to wait for the probe object where no announcement was heard."""
 UNKNOWN_RATE: Final = 10**9
-MAX_HEARD: Final = 256
-"""Shares, queriers and routers remembered for each interface, and announcements checked for each share of them."""
+MAX_SHARES: Final = 256
+MAX_ROUTERS: Final = 16
+"""Remembered for each interface; addresses and names can be forged."""
 MAX_CHECKED: Final = 2000
 """Announcements whose signature is checked in all: 0.2 s of work."""
+PADDING: Final = bytes(4)
+"""A snooping Linux bridge drops ICMPv6 messages of less than eight bytes, and a solicitation has four (Linux 6.18)."""
 _TICK: Final = 0.05
 
 
@@ -260,7 +263,7 @@ class _Watch:
         self._filtered = 0 if self.datagrams else self._tapped
 
     def heard(self, name: bytes, server: Host, rate: int, now: float) -> None:
-        if (name, server) not in self.shares and len(self.shares) < MAX_HEARD:
+        if (name, server) not in self.shares and len(self.shares) < MAX_SHARES:
             self.shares[name, server] = ShareHeard(name, server, rate, now - self._joined_at)
 
     def facts(self) -> LinkFacts:
@@ -319,10 +322,10 @@ class _Watch:
     def _message(self, envelope: Envelope, message: bytes) -> None:
         """Raises BadDatagram."""
         kind = message[0] if message else 0
-        if kind == mld.QUERY and len(self._queriers) < MAX_HEARD:
+        if kind == mld.QUERY and len(self._queriers) < MAX_ROUTERS:
             query = mld.parse_query_untrusted(message, envelope)
             self._queriers[envelope.source] = QuerierHeard(envelope.source, query.version, query.interval)
-        elif kind == mld.ADVERTISEMENT and len(self._routers) < MAX_HEARD:
+        elif kind == mld.ADVERTISEMENT and len(self._routers) < MAX_ROUTERS:
             found = mld.parse_router_discovery_untrusted(message, envelope)
             if isinstance(found, mld.Advertisement):
                 self._routers[envelope.source] = RouterHeard(envelope.source, found.query_interval)
@@ -332,7 +335,7 @@ class _Watch:
 
     async def _solicit(self, reader: ReportReader) -> None:
         """Routers answer within two seconds (RFC 4286 section 3.1.4); the second time in case the first was lost."""
-        message = mld.build_router_discovery(mld.Solicitation())
+        message = mld.build_router_discovery(mld.Solicitation()) + PADDING
         for _ in range(2):
             reader.send(Outgoing(mld.ALL_ROUTERS, message), Host(self.interface.link_local or bytes(16)))
             await trio.sleep(self._settings.timeout / 2)
