@@ -34,7 +34,7 @@ class Reading:
 
     source: Host
     symbols: int
-    """How many were to come."""
+    """How many of different numbers were sent, as far as can be told."""
     received: int
     """Different ones that came and were right."""
     wrong: int
@@ -81,9 +81,10 @@ class Tally:
         """Whether every source that began has sent its pass."""
         return bool(self._passes) and all(p.over for p in self._passes.values())
 
-    def readings(self) -> tuple[Reading, ...]:
+    def readings(self, *, so_far: bool = False) -> tuple[Reading, ...]:
+        """What came of each source. `so_far`: of passes that go on, count only what was sent before the last symbol."""
         return tuple(
-            Reading(source, p.k, int(p.seen.sum()), p.wrong, p.first_at - self._joined_at, p.rate())
+            Reading(source, p.sent(so_far), p.received(), p.wrong, p.first_at - self._joined_at, p.rate())
             for source, p in self._passes.items()
         )
 
@@ -118,6 +119,8 @@ class _Pass:
         if self.over:
             return
         count = self._within(esis)
+        if not count:
+            return
         esis, symbols = esis[:count], symbols[:count]
         right = (symbols == _expected(self.t)[esis]).all(axis=1)
         self.wrong += int(count - right.sum())
@@ -126,6 +129,12 @@ class _Pass:
         self._first_bytes = self._first_bytes or self._bytes
         self.last_at = now
         self.over |= bool(self.seen.all())
+
+    def received(self) -> int:
+        return int(self.seen.sum())
+
+    def sent(self, so_far: bool) -> int:
+        return self._last + 1 if so_far and not self.over else self.k
 
     def rate(self) -> float:
         """From the time after the first batch, whose own time is not known."""
@@ -143,7 +152,7 @@ class _Pass:
         way = (esis[:count].astype(np.int64) - self._first_esi) % self.k
         back = np.flatnonzero(np.diff(way, prepend=self._last) < -self.k // 2)
         count = int(back[0]) if len(back) else count
-        self._last = int(way[count - 1]) if count else self._last
+        self._last = max(self._last, int(way[:count].max(initial=0)))
         self.over |= count < len(esis)
         return count
 

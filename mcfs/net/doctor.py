@@ -42,7 +42,9 @@ ADDRESS_SECONDS: Final = 3.0
 ROUND: Final = 1.3
 """Seconds from the first announcement until all servers were heard: each goes through its shares every second."""
 SILENCE: Final = 0.5
-"""Seconds without a symbol after which the rest of a pass does not come any more: ten bursts in the slowest class."""
+"""Seconds without a symbol after which the rest of a pass does not come any more."""
+SILENT_BURSTS: Final = 4
+"""The same for a server of a low rate, in the time that its bursts take: 64 datagrams at 1 Mbit/s are 0.8 s."""
 BLIND_PROBE: Final = 1.0
 """Seconds to wait for the probe object where no announcement was heard."""
 UNKNOWN_RATE: Final = 10**9
@@ -53,6 +55,8 @@ MAX_CHECKED: Final = 2000
 """Announcements whose signature is checked in all: 0.2 s of work."""
 PADDING: Final = bytes(4)
 """A snooping Linux bridge drops ICMPv6 messages of less than eight bytes, and a solicitation has four (Linux 6.18)."""
+_BURST_BITS: Final = 8 * 64 * (wire.DEFAULT_MTU + wire.LINK_OVERHEAD)
+"""Of what a server hands to its kernel at a time."""
 _TICK: Final = 0.05
 
 
@@ -133,14 +137,14 @@ class _Examination:
     # --- first phase ---
 
     async def _listen(self, watches: Sequence[_Watch]) -> None:
+        self._tell(f"listening on {_names(watches)} for up to {self._settings.timeout:g} s")
         for watch in watches:
             watch.join(self._receiver)
         async with trio.open_nursery() as nursery:
             for watch in watches:
                 watch.start(nursery)
             with trio.move_on_after(self._settings.timeout):
-                while not all(watch.settled() for watch in watches):
-                    self._tell(f"listening on {_names(watches)}")
+                while not all(watch.settled() for watch in watches):  # noqa: ASYNC110 - time settles some
                     await trio.sleep(_TICK)
             nursery.cancel_scope.cancel()
         for watch in watches:
@@ -158,22 +162,23 @@ class _Examination:
         tally = self._probes[index, group] = Tally(joined_at=started)
         if not self._receiver.join(group, index).ok:
             return
-        with trio.move_on_after(self._settings.timeout if watch.shares else min(BLIND_PROBE, self._settings.timeout)):
-            while not tally.done() and not _silent(tally, time.monotonic()):  # noqa: ASYNC110 - silence is no event
+        silence = max(SILENCE, SILENT_BURSTS * _BURST_BITS * 2**pace / max(1, watch.rate))
+        timeout = self._settings.timeout if watch.shares else min(BLIND_PROBE, self._settings.timeout)
+        with trio.move_on_after(timeout) as scope:
+            while not tally.done() and not _silent(tally, silence):  # noqa: ASYNC110 - silence is no event
                 await trio.sleep(_TICK)
         self._receiver.leave(group, index)
-        waited = time.monotonic() - started
-        watch.probe = ProbeFacts(waited, pace, tally.readings(), self._receiver.kernel_drops() - drops)
+        readings = tally.readings(so_far=scope.cancelled_caught)
+        drops = self._receiver.kernel_drops() - drops
+        watch.probe = ProbeFacts(time.monotonic() - started, pace, readings, drops)
 
     # --- what comes ---
 
     async def _receive(self) -> None:
         while True:
             await trio.lowlevel.wait_readable(self._receiver.socket)
-            while (runs := self._receiver.receive()) is not None:
-                for run in runs:
-                    self._received(run, time.monotonic())
-            await trio.lowlevel.checkpoint()
+            for run in self._receiver.receive() or ():
+                self._received(run, time.monotonic())
 
     def _received(self, run: Run, now: float) -> None:
         watch = self._by_index.get(run.ifindex)
@@ -235,7 +240,7 @@ class _Watch:
         self._before = kernel.mld_counters(self.interface.name)
         with contextlib.suppress(OSError):
             self._reader = stack.enter_context(ReportReader(self.interface.index, self.interface.name))
-            self._tap = stack.enter_context(DatagramTap(self.interface.name, self._settings.port))
+            self._tap = stack.enter_context(DatagramTap(self.interface.name, self._settings.port, self.controls))
 
     def join(self, receiver: Receiver) -> None:
         """All at once: joins that follow each other closely hold up the report of all."""
@@ -343,7 +348,7 @@ class _Watch:
     async def _read_tap(self, tap: DatagramTap) -> None:
         while True:
             await trio.lowlevel.wait_readable(tap.fileno())
-            self._tapped += sum(group in self.controls for group in tap.receive())
+            self._tapped += tap.receive()
 
 
 def _random_group(scope: int) -> Group:
@@ -352,8 +357,8 @@ def _random_group(scope: int) -> Group:
     return Group(bytes(group))
 
 
-def _silent(tally: Tally, now: float) -> bool:
-    return tally.last_at is not None and now - tally.last_at > SILENCE
+def _silent(tally: Tally, seconds: float) -> bool:
+    return tally.last_at is not None and time.monotonic() - tally.last_at > seconds
 
 
 def _names(watches: Sequence[_Watch]) -> str:

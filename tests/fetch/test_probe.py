@@ -68,6 +68,17 @@ def test_a_second_round_is_not_counted() -> None:
     assert only(tally).lost == 100
 
 
+def test_a_pass_that_goes_on_is_counted_so_far() -> None:
+    tally = Tally(joined_at=0.0)
+    send(tally, [esi for esi in range(100, 500) if esi % 100 != 50])
+    assert not tally.done()
+    (so_far,), (whole,) = tally.readings(so_far=True), tally.readings()
+    assert (so_far.symbols, so_far.lost) == (400, 4)
+    assert (whole.symbols, whole.lost) == (K, 604)
+    tally.receive(SERVER, PAYLOAD.repair(0, 1), now=2.0)
+    assert tally.readings(so_far=True) == (whole,), "it is over"
+
+
 def test_datagrams_may_swap_places() -> None:
     rng = random.Random(1)
     order = sorted(range(K), key=lambda esi: esi + rng.uniform(0, 20))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcfs.cli.lab import BRIDGE, INTERFACE
-from tests.netlab.harness import MCFS, Site
+from tests.netlab.harness import MCFS, Site, wait_until
 
 if TYPE_CHECKING:
     import subprocess
@@ -26,6 +27,14 @@ FIRST_SECONDS = 6.0
 """Three queries a second apart, and three advertisements up to two seconds apart."""
 WORKS = "IPv6 multicast works here"
 UNPRIVILEGED = ("setpriv", "--bounding-set=-net_raw,-net_admin", "--inh-caps=-all")
+
+HOLD_PORT = """
+import socket, time
+holder = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+holder.bind(("::", 27027))
+print("bound")
+time.sleep(600)
+"""
 
 SiteMaker = Callable[..., Site]
 
@@ -114,6 +123,15 @@ def test_loss_is_measured(make_site: SiteMaker) -> None:
     assert said(done, "warning", f"probe: {number} of 1000 datagrams")
 
 
+def test_a_server_that_is_slow_loses_nothing(make_site: SiteMaker) -> None:
+    """At 1 Mbit/s the pass takes twelve seconds: what was not sent yet is not lost."""
+    site = make_site()
+    serve(site, site.lab.server, "data", "--rate", "1M")
+    done = doctor(site.lab.clients[0], "--timeout", "4")
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"probe: 0 of \d{2,3} datagrams", done.stdout), done.stdout
+
+
 def test_two_servers_are_counted_apart(make_site: SiteMaker) -> None:
     site = make_site(2)
     serve(site, site.lab.server, "one")
@@ -137,6 +155,7 @@ def test_no_server(make_site: SiteMaker) -> None:
     assert said(demanded, "problem", "share data was not heard")
 
 
+@pytest.mark.slow
 def test_a_bridge_that_queries_in_version_1(make_site: SiteMaker) -> None:
     site = make_site()
     switch, client = site.lab.switch, site.lab.clients[0]
@@ -202,6 +221,28 @@ def test_a_packet_filter_that_drops_the_reports(make_site: SiteMaker) -> None:
     done = doctor(client, "--timeout", "2")
     assert done.returncode == 1, done.stdout
     assert said(done, "problem", "no report of it left")
+
+
+def test_beside_a_mount(make_site: SiteMaker) -> None:
+    """The mount holds the same groups on the same port before, while and after."""
+    site = make_site()
+    serve(site, site.lab.server)
+    client = site.lab.clients[0]
+    mounted = site.mount(client, None)
+    done = doctor(client, "--share", "data")
+    assert done.returncode == 0, done.stdout
+    assert lost(done) == [0]
+    site.start(client, ["grep", "-q", "content", mounted.path / "data" / "file"]).expect_success(DEADLINE)
+
+
+def test_a_port_that_another_program_holds(make_site: SiteMaker) -> None:
+    site = make_site()
+    client = site.lab.clients[0]
+    holder = site.start(client, [sys.executable, "-u", "-c", HOLD_PORT])
+    wait_until(lambda: "bound" in holder.output, DEADLINE, "the port is taken")
+    done = doctor(client)
+    assert done.returncode == 1, done.stdout
+    assert said(done, "problem", "another program holds UDP port 27027")
 
 
 def test_without_privileges(make_site: SiteMaker) -> None:
