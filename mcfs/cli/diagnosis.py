@@ -175,6 +175,8 @@ def _reports(link: LinkFacts) -> Iterator[Finding]:
             "the kernel refuses to join multicast groups",
             "sysctl net.core.optmem_max=1048576" if link.too_many else "look for the cause in the kernel's log (dmesg)",
         )
+    elif not link.looped and (link.reports_v1 or link.forced_version == 1):
+        yield from _old_reports(link)  # reports of version 2 may still have been under way
     elif link.looped or link.reports_v2:
         yield _ok("what this host joins it reports by MLDv2")
         if link.raw and not link.looped:
@@ -182,8 +184,6 @@ def _reports(link: LinkFacts) -> Iterator[Finding]:
                 "MLD messages do not come in here, so this host may not hear the querier's questions",
                 "let ICMPv6 types 130 to 132 and 143 in through the packet filter (nft list ruleset)",
             )
-    elif link.reports_v1:
-        yield from _old_reports(link)
     elif link.reports_v2 is None:
         yield _warning("whether this host reports what it joins could not be seen", "run mcfs doctor as root")
     else:

@@ -146,6 +146,12 @@ def test_the_host_is_told_to_speak_version_1() -> None:
     assert "net.ipv6.conf.eth0.force_mld_version=0" in found(facts, Level.PROBLEM, "told to speak MLDv1").remedy
 
 
+def test_reports_of_both_versions() -> None:
+    both = replace(DEAF, reports_v2=1, reports_v1=1)
+    found(host(both), Level.OK, "reports by MLDv2")  # its own came back
+    found(host(replace(both, looped=False)), Level.PROBLEM, "fell back to MLDv1")
+
+
 def test_an_old_querier_is_the_problem_and_not_twice() -> None:
     link = replace(DEAF, looped=False, reports_v2=0, reports_v1=3, queriers=(QuerierHeard(ROUTER, 1, 0),))
     assert "mcast_mld_version 2" in found(host(link), Level.PROBLEM, "fe80::3 speaks MLDv1").remedy

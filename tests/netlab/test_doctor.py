@@ -113,7 +113,7 @@ def test_on_the_servers_own_host(make_site: SiteMaker) -> None:
 
 def test_loss_is_measured(make_site: SiteMaker) -> None:
     site = make_site(wire=True)
-    serve(site, site.lab.server)
+    serve(site, site.lab.server, "data", "--rate", "500M")
     client = site.lab.clients[0]
     site.lab.loss(client, 10)
     done = doctor(client)
