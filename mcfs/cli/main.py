@@ -12,6 +12,7 @@ import click
 from mcfs import __version__
 from mcfs.cli import _environment as _environment
 from mcfs.cli import terminal, values
+from mcfs.cli.doctor import doctor
 from mcfs.cli.ls import ls
 from mcfs.cli.mount import mount
 from mcfs.cli.mount_helper import ALL_SHARES
@@ -58,6 +59,7 @@ def _check_rate(rate: str) -> None:
 mcfs.add_command(mount)
 mcfs.add_command(umount)
 mcfs.add_command(ls)
+mcfs.add_command(doctor)
 
 
 def with_command(arguments: Sequence[str]) -> list[str]:

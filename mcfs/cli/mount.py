@@ -112,7 +112,7 @@ def perform(request: Request, *, fake: bool = False) -> int:
 def check(request: Request) -> None:
     """Find what the user can mend while his terminal is still at hand. Raises UserError."""
     _check_mountpoint(mounts.resolve(request.mountpoint))
-    _check_device()
+    check_device()
     if request.options.allow_other and os.geteuid() != 0:
         _check_allow_other()
 
@@ -130,7 +130,8 @@ def _check_mountpoint(path: Path) -> None:
         raise UserError(f"mount point {path} is not a directory", Exit.CANNOT_MOUNT)
 
 
-def _check_device() -> None:
+def check_device() -> None:
+    """Raises UserError where nothing can be mounted."""
     if not os.path.exists(_FUSE_DEVICE):
         raise UserError(f"{_FUSE_DEVICE} is missing: load the kernel module (modprobe fuse)", Exit.CANNOT_MOUNT)
     if not os.access(_FUSE_DEVICE, os.R_OK | os.W_OK):

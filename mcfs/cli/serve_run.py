@@ -25,6 +25,7 @@ from mcfs.net.server import Server, ServerSettings, link_rate
 from mcfs.protocol.announce import Announcement
 from mcfs.protocol.errors import UserError
 from mcfs.serve.index import Index, ScanProgress, Snapshot
+from mcfs.serve.probe import WithProbe
 from mcfs.serve.store import NodeStore
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _open_server(store: NodeStore, choice: Choice, request: ServeRequest, key: S
         always=request.always,
     )
     try:
-        return Server(store, choice.chosen, settings, key)
+        return Server(WithProbe(store, scope=request.scope), choice.chosen, settings, key)
     except PermissionError:
         raise UserError(
             "mcfs-serve needs the capability CAP_NET_RAW to hear MLD reports: run it as root, or give it the "

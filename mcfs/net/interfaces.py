@@ -139,14 +139,25 @@ def choose(names: Sequence[str] = ()) -> Choice:
 
 
 def choose_from(interfaces: Sequence[Interface], names: Sequence[str]) -> Choice:
+    choice = select(interfaces, names)
+    if names:
+        for interface in choice.chosen:
+            if reason := interface.unfit():
+                raise UserError(f"network interface {interface.name!r} cannot be used: {reason}")
+    elif not choice.chosen:
+        summary = _summary(choice.skipped)
+        raise UserError(f"no network interface is suited for IPv6 multicast ({summary}); name one with -i")
+    return choice
+
+
+def select(interfaces: Sequence[Interface], names: Sequence[str]) -> Choice:
+    """As `choose_from`, but those that are named may be unfit, and there may be none. Raises UserError for a name."""
     if names:
         by_name = {interface.name: interface for interface in interfaces}
         return Choice(tuple(_named(by_name, name) for name in dict.fromkeys(names)), ())
     reasons = [(interface, interface.unsuited()) for interface in interfaces]
     chosen = tuple(interface for interface, reason in reasons if reason is None)
     skipped = tuple(Skipped(interface, reason) for interface, reason in reasons if reason is not None)
-    if not chosen:
-        raise UserError(f"no network interface is suited for IPv6 multicast ({_summary(skipped)}); name one with -i")
     return Choice(chosen, skipped)
 
 
@@ -154,8 +165,6 @@ def _named(by_name: Mapping[str, Interface], name: str) -> Interface:
     interface = by_name.get(name)
     if interface is None:
         raise UserError(f"there is no network interface {name!r}; there are: {', '.join(by_name) or 'none'}", 2)
-    if reason := interface.unfit():
-        raise UserError(f"network interface {name!r} cannot be used: {reason}")
     return interface
 
 

@@ -199,7 +199,7 @@ class OldReportReader:
         return messages
 
     def _set_options(self) -> None:
-        _attach_filter(self._socket, _OLD_MESSAGES_ONLY)
+        attach_filter(self._socket, _OLD_MESSAGES_ONLY)
         self._socket.bind((self.name, _ETH_P_IPV6))
         request = _PACKET_REQUEST.pack(self.ifindex, _PACKET_MR_ALLMULTI, 0, b"")
         self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
@@ -257,7 +257,8 @@ _OLD_MESSAGES_ONLY: Final = (
 )
 
 
-def _attach_filter(sock: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:
+def attach_filter(sock: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:
+    """Have the kernel hand to a socket only what a program in classic BPF passes. Raises OSError."""
     code = b"".join(struct.pack("@HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(code, len(code))
     # struct sock_fprog holds a pointer; the kernel copies what it points to before setsockopt returns.

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from nacl.signing import SigningKey
 
     from mcfs.net.interfaces import Interface
-    from mcfs.serve.store import NodeStore
+    from mcfs.serve.probe import Store
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Server:
 
     def __init__(
         self,
-        store: NodeStore,
+        store: Store,
         interfaces: Iterable[Interface],
         settings: ServerSettings,
         signing_key: SigningKey,

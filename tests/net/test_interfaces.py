@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcfs.net import interfaces
-from mcfs.net.interfaces import Interface, Kind, choose_from, classify, list_interfaces
+from mcfs.net.interfaces import Interface, Kind, choose_from, classify, list_interfaces, select
 from mcfs.protocol.errors import UserError
 
 if TYPE_CHECKING:
@@ -142,6 +142,15 @@ def test_when_none_is_suited_all_reasons_are_given() -> None:
         choose_from([LO, WIFI, UNPLUGGED], [])
     with pytest.raises(UserError, match="there is only loopback"):
         choose_from([LO], [])
+
+
+def test_a_look_may_be_taken_at_what_cannot_work() -> None:
+    """As `mcfs doctor` does."""
+    assert select(ALL, [UNPLUGGED.name, LO.name]).chosen == (UNPLUGGED, LO)
+    none = select([LO, WIFI], [])
+    assert (none.chosen, [s.interface for s in none.skipped]) == ((), [LO, WIFI])
+    with pytest.raises(UserError, match="eth9"):
+        select(ALL, ["eth9"])
 
 
 def test_this_machine() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
-from mcfs.protocol import addressing, fec, ids, merkle, wire
+from mcfs.protocol import addressing, fec, ids, merkle, probe, wire
 from mcfs.protocol.addressing import Addresser, Coordinate
 from mcfs.protocol.announce import (
     Announcement,
@@ -101,6 +101,12 @@ def vectors() -> dict[str, Vectors]:
         },
         "beacon": {"datagram": wire.control(wire.BEACON, encode_beacon([group, page_group])).hex()},
         "gone": {"datagram": wire.control(wire.GONE, encode_gone(group, SIGNED_AT * 1000, KEY)).hex()},
+        "probe object": {
+            "first bytes": probe.probe_content()[:32].hex(),
+            **_ref(probe.probe_object()),
+            "group of block 0, class 0, scope 5": probe.probe_group(0, 5).hex(),
+            "group of block 0, class 3, scope 5": probe.probe_group(3, 5).hex(),
+        },
     }
 
 
@@ -237,6 +243,9 @@ class TestPseudoCode:
         ref, _ = merkle.object_of(content, 65536)
         assert self.CODE["top_hash"](content, 65536) == ref.top
         assert self.CODE["object_id"](ref.size, ref.block_size, ref.top) == ref.id
+
+    def test_probe_object(self) -> None:
+        assert self.CODE["probe_content"]() == probe.probe_content()
 
     @patient
     @given(
