@@ -24,8 +24,9 @@ from mcfs.protocol.errors import Gone
 from mcfs.protocol.ids import Group, Host, Node
 from mcfs.serve.announcer import Announcer
 from mcfs.serve.link import Link
+from mcfs.serve.membership import QUERY_INTERVAL
 from mcfs.serve.payload import Payload, PayloadCache
-from mcfs.serve.querier import Mode, Outgoing, Querier
+from mcfs.serve.querier import Mode, Outgoing, Querier, Timers
 from mcfs.serve.schedule import RANDOM_REPAIR_START, Scheduler, Transmission
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class ServerSettings:
     """Bits per second on each interface; None: 95 % of the link's speed."""
     mtu: int | None = None
     querier: Mode = "auto"
+    query_interval: float = QUERY_INTERVAL
+    """Seconds between two general queries."""
 
 
 @dataclass(slots=True)
@@ -74,6 +77,11 @@ class _Port:
     blocked_until: float = 0.0
     waiting: bool = False
     """The socket's buffer is full and a task waits for room."""
+
+    @property
+    def refused(self) -> int:
+        """Packets that were no MLDv1 messages although they claimed to be."""
+        return self.old_reader.refused if self.old_reader is not None else 0
 
 
 @dataclass(slots=True)
@@ -142,7 +150,8 @@ class Server:
             "passes": sum(p.link.scheduler.counters.passes for p in ports),
             "reports": sum(p.link.counters.reports for p in ports),
             "joins": sum(p.link.counters.joins for p in ports),
-            "bad_messages": sum(p.link.counters.bad_messages for p in ports),
+            "bad_messages": sum(p.link.counters.bad_messages + p.refused for p in ports),
+            "refused_joins": sum(p.link.membership.counters.refused for p in ports),
             "listeners_seen": len(set().union(*(p.link.hosts_seen for p in ports))) if ports else 0,
         }
 
@@ -244,7 +253,7 @@ class Server:
         due = link.next_timeout(now)
         if due is not None and due <= now:
             link.handle_timeout(now=now)
-            self._send_mld(port, link.querier.messages_to_send(now=now))
+            self._send_mld(port, link.messages_to_send(now=now))
             for group, name in link.announcer.due(now=now):
                 self._announce(port, group, name)
         for group, body in link.beacons(now=now):
@@ -335,10 +344,14 @@ class Server:
             resolver=self._store,
             scheduler=scheduler,
             announcer=Announcer(self._catalogue),
-            querier=Querier(address, now=self._clock(), rng=self._rng, mode=self._settings.querier),
+            querier=self._make_querier(address),
             warn=lambda text: log.warning("%s: %s", interface.name, text),
             own_address=address,
         )
+
+    def _make_querier(self, address: Host) -> Querier:
+        timers = Timers(query_interval=self._settings.query_interval)
+        return Querier(address, now=self._clock(), rng=self._rng, mode=self._settings.querier, timers=timers)
 
     def _goodbye(self) -> None:
         for port in self._ports:

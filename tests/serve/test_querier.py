@@ -11,7 +11,7 @@ from mcfs.protocol import mld
 from mcfs.protocol.ids import Group, Host
 from mcfs.protocol.mld import Advertisement, Envelope, Query, Termination
 from mcfs.serve.querier import (
-    MAX_OLD_QUERIERS,
+    MAX_QUERIERS_TOLD,
     MAX_WAITING,
     Mode,
     OldQuerier,
@@ -105,6 +105,16 @@ class TestElection:
         assert querier.is_querier
         assert querier.other is None
 
+    def test_turns_of_two_others_are_told_once_each(self) -> None:
+        querier = settled("off")
+        for _ in range(3):
+            querier.query_heard(GENERAL, HIGHER, now=10.0)
+            assert querier.query_heard(GENERAL, HIGHER, now=10.0) == []
+            querier.query_heard(GENERAL, LOWER, now=10.0)
+            assert querier.query_heard(GENERAL, LOWER, now=10.0) == []
+        told = sum(len(querier.query_heard(GENERAL, link_local(1000 + i), now=11.0)) for i in range(100))
+        assert told == MAX_QUERIERS_TOLD - 2
+
     def test_each_of_its_queries_prolongs(self) -> None:
         querier = settled()
         querier.query_heard(GENERAL, LOWER, now=10.0)
@@ -161,7 +171,7 @@ class TestAdoption:
         [
             (Query(max_response=10.0, version=1), Timers(2, 125.0, 10.0)),
             (Query(max_response=10.0, robustness=0, interval=0), Timers(2, 125.0, 10.0)),
-            (Query(max_response=10.0, robustness=1, interval=1), Timers(2, 10.0, 10.0)),
+            (Query(max_response=10.0, robustness=1, interval=1), Timers(2, 5.0, 5.0)),
             (Query(max_response=8387.0, robustness=7, interval=31744), Timers(7, 600.0, 600.0)),
         ],
     )
@@ -188,7 +198,7 @@ class TestOldQuerier:
         querier = settled()
         old = Query(version=1)
         told = sum(len(querier.query_heard(old, link_local(1000 + i), now=10.0)) for i in range(100))
-        assert told == MAX_OLD_QUERIERS
+        assert told == MAX_QUERIERS_TOLD
 
 
 class TestSpecificQueries:

@@ -1,0 +1,222 @@
+"""What one interface makes of MLD messages, in literal times: who is asked, who is forgotten, and what is only counted.
+
+The long fuzzing run is in tests/netlab/bench.py, letter m.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import tracemalloc
+
+import pytest
+
+from mcfs.protocol import mld
+from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef
+from mcfs.protocol.mld import Envelope, OldMessage, Query, Record, RecordType
+from mcfs.serve.announcer import Announcer
+from mcfs.serve.channel import Channel
+from mcfs.serve.link import Link
+from mcfs.serve.membership import LAST_LISTENER_QUERY_TIME, MAX_GROUPS_PER_HOST
+from mcfs.serve.payload import PayloadCache
+from mcfs.serve.querier import MAX_QUERIERS_TOLD, Querier
+from mcfs.serve.schedule import Scheduler
+from tests.serve.hostile_reports import KINDS, HostileReports
+
+REF = ObjectRef(1000 * MIN_BLOCK_SIZE, MIN_BLOCK_SIZE, Digest(bytes(32)))
+CATALOGUE, SHARE = (Group(bytes.fromhex("ff15aaaa") + bytes(11) + bytes((i,))) for i in (1, 2))
+
+
+def link_local(number: int) -> Host:
+    return Host(bytes.fromhex("fe80") + number.to_bytes(14, "big"))
+
+
+SERVER, ALICE, BOB = link_local(100), link_local(200), link_local(201)
+
+
+def group(number: int) -> Group:
+    return Group(bytes.fromhex("ff15") + number.to_bytes(14, "big"))
+
+
+class Blocks:
+    """Serves the groups numbered below 1,000."""
+
+    def resolve(self, wanted: bytes) -> Channel | None:
+        number = int.from_bytes(wanted[2:], "big")
+        is_ours = wanted[:2] == b"\xff\x15" and number < 1000
+        return Channel(Group(wanted), Node(REF, 0, number), 0) if is_ours else None
+
+
+class Interface:
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        announcer = Announcer(CATALOGUE)
+        announcer.publish(SHARE, b"share", now=0.0)
+        self.link = Link(
+            resolver=Blocks(),
+            scheduler=Scheduler(rate=1e9, payloads=PayloadCache(), max_symbol_size=1424, repair_start=lambda: 0),
+            announcer=announcer,
+            querier=Querier(SERVER, now=0.0, rng=random.Random(1)),
+            warn=self.warnings.append,
+            own_address=SERVER,
+        )
+
+    def report(self, host: Host, kind: RecordType, *groups: Group, now: float) -> None:
+        records = [Record(kind, group) for group in groups]
+        for start in range(0, len(records), mld.MAX_RECORDS):
+            message = mld.build_report(records[start : start + mld.MAX_RECORDS])
+            self.link.receive(Envelope(host, mld.ALL_MLDV2_ROUTERS, 1, True, 1), message, now=now)
+
+    def join(self, host: Host, *groups: Group, now: float) -> None:
+        self.report(host, RecordType.CHANGE_TO_EXCLUDE_MODE, *groups, now=now)
+
+    def old(self, host: Host, group: Group, *, now: float, done: bool = False) -> None:
+        envelope = Envelope(host, mld.ALL_ROUTERS if done else group, 1, True, 1)
+        self.link.receive(envelope, mld.build_old(OldMessage(group, done)), now=now)
+
+    def query(self, query: Query, source: Host, destination: bytes, *, now: float) -> None:
+        self.link.receive(Envelope(source, destination, 1, True, 1), mld.build_query(query), now=now)
+
+    def run(self, until: float, *, start: float = 0.0) -> list[tuple[float, Group]]:
+        """Lets time pass as the server does. Returns the specific queries that go out."""
+        now, asked = start, []
+        while now <= until:
+            self.link.handle_timeout(now=now)
+            sent = self.link.messages_to_send(now=now)
+            asked += [(now, outgoing.specific) for outgoing in sent if outgoing.specific is not None]
+            now = max(now + 1e-4, self.link.next_timeout(now) or until + 1)
+        return asked
+
+
+@pytest.fixture
+def interface() -> Interface:
+    made = Interface()
+    made.run(10.0)
+    return made
+
+
+class TestLeaving:
+    def test_the_last_leave_ends_the_channel_at_once(self, interface: Interface) -> None:
+        interface.join(ALICE, group(1), now=10.0)
+        assert interface.link.scheduler.channels == 1
+        interface.report(ALICE, RecordType.CHANGE_TO_INCLUDE_MODE, group(1), now=10.5)
+        assert interface.link.scheduler.channels == 0
+
+    def test_switches_are_told_to_forget_the_group(self, interface: Interface) -> None:
+        interface.join(ALICE, group(1), now=10.0)
+        interface.report(ALICE, RecordType.CHANGE_TO_INCLUDE_MODE, group(1), now=10.5)
+        assert interface.run(12.0, start=10.5) == [(10.5, group(1))]
+
+    def test_silence_of_a_version_1_host_is_asked_about(self, interface: Interface) -> None:
+        interface.old(ALICE, group(1), now=10.0)
+        interface.old(ALICE, group(1), now=11.0, done=True)
+        asked = interface.run(14.0, start=11.0)
+        assert [found for _, found in asked] == [group(1)] * 3  # is anybody left, twice; and then: forget it
+        assert group(1) not in interface.link.membership
+
+
+class TestAsking:
+    def test_who_does_not_answer_is_forgotten(self, interface: Interface) -> None:
+        interface.join(ALICE, group(1), now=10.0)
+        interface.link._ask(group(1), 10.0)
+        interface.run(10.0 + LAST_LISTENER_QUERY_TIME - 0.01, start=10.0)
+        assert group(1) in interface.link.membership
+        interface.run(11.0, start=10.0 + LAST_LISTENER_QUERY_TIME)
+        assert group(1) not in interface.link.membership
+
+    def test_nobody_is_forgotten_before_he_was_asked(self, interface: Interface) -> None:
+        """More groups than the token bucket lets pass at once: the last is asked after the first had to answer."""
+        hosts = [link_local(200 + number) for number in range(3)]
+        groups = [group(number) for number in range(3 * MAX_GROUPS_PER_HOST)]
+        for number, host in enumerate(hosts):
+            interface.join(host, *groups[number * MAX_GROUPS_PER_HOST : (number + 1) * MAX_GROUPS_PER_HOST], now=10.0)
+        for each in groups:
+            interface.link._ask(each, 10.0)
+        now, last, refreshed = 10.0, groups[-1], False
+        while now < 20.0:
+            interface.link.handle_timeout(now=now)
+            if any(outgoing.specific == last for outgoing in interface.link.messages_to_send(now=now)):
+                interface.report(hosts[-1], RecordType.MODE_IS_EXCLUDE, last, now=now + 0.18)
+                refreshed = True
+            now += 0.01
+        assert refreshed
+        assert interface.link.counters.joins == len(groups)  # nobody had to join again
+        assert len(interface.link.membership) == 1
+
+
+class TestQueriesOfOthers:
+    @pytest.mark.parametrize(
+        ("destination", "query", "forgotten"),
+        [
+            (group(1), Query(group(1), 0.2, robustness=2, interval=30), True),
+            (mld.ALL_MLDV2_ROUTERS, Query(group(1), 0.2, robustness=2, interval=30), False),
+            (mld.ALL_NODES, Query(group(1), 0.2, robustness=2, interval=30), False),
+            (group(1), Query(group(1), 0.2, suppress=True, robustness=2, interval=30), False),
+            (group(1), Query(group(1), 0.2, robustness=2, interval=30, sources=(bytes(16),)), False),
+        ],
+    )
+    def test_listeners_that_were_asked_have_to_answer(
+        self, interface: Interface, destination: bytes, query: Query, forgotten: bool
+    ) -> None:
+        interface.join(ALICE, group(1), now=10.0)
+        interface.query(query, link_local(1), destination, now=10.0)
+        interface.run(12.0, start=10.0)
+        assert (group(1) not in interface.link.membership) == forgotten
+
+    def test_their_interval_holds_while_they_query(self, interface: Interface) -> None:
+        interface.query(Query(max_response=10.0, robustness=2, interval=125), link_local(1), mld.ALL_NODES, now=10.0)
+        assert interface.link.membership.listening_interval == 260
+        interface.run(300.0, start=10.0)
+        assert interface.link.membership.listening_interval == 61
+
+    def test_ever_new_queriers_do_not_fill_the_log(self, interface: Interface) -> None:
+        for number in range(99):
+            for version in (1, 2):
+                query = Query(max_response=1.0, interval=30 * (version - 1), version=version)
+                interface.query(query, link_local(99 - number), mld.ALL_NODES, now=10.0)
+        assert len(interface.warnings) == 2 * MAX_QUERIERS_TOLD
+
+
+class TestHostileReports:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_each_kind_triggers_nothing_and_is_counted(self, interface: Interface, kind: str) -> None:
+        hostile = HostileReports(random.Random(1), (group(1), CATALOGUE, SHARE), ALICE)
+        for _ in range(100):
+            interface.link.receive(*hostile.of_kind(kind), now=11.0)
+        assert_untouched(interface)
+        counted = interface.link.counters.bad_messages + interface.link.membership.counters.refused
+        if kind not in ("unknown type", "low scope"):  # which RFC 9777 wants ignored without a word
+            assert counted >= 100
+
+    def test_a_hundred_thousand_at_random(self, interface: Interface) -> None:
+        hostile = HostileReports(random.Random(2), (group(1), CATALOGUE, SHARE), ALICE)
+        for _ in range(1000):  # what is made at the first use stays
+            interface.link.receive(*hostile.any(), now=11.0)
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            for number in range(100_000):
+                interface.link.receive(*hostile.any(), now=11.0 + number / 10_000)
+            gc.collect()
+            grown = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert_untouched(interface)
+        assert interface.link.counters.bad_messages > 50_000
+        assert grown < 64 << 10
+
+    def test_a_flood_of_joins_by_one_host_is_capped(self, interface: Interface) -> None:
+        for number in range(0, 1000, 50):
+            interface.join(ALICE, *(group(number + n) for n in range(50)), now=10.0)
+        interface.join(BOB, group(999), now=10.0)
+        assert interface.link.scheduler.channels == MAX_GROUPS_PER_HOST + 1
+        assert interface.link.membership.counters.too_many_groups == 1000 - MAX_GROUPS_PER_HOST
+
+
+def assert_untouched(interface: Interface) -> None:
+    link = interface.link
+    assert link.scheduler.channels == 0
+    assert link.scheduler.to_load() == []
+    assert link.announcer.next_timeout() is None
+    assert (len(link.membership), link.membership.host_count, link.counters.joins) == (0, 0, 0)
+    assert link.hosts_seen == set()
