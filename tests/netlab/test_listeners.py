@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +28,7 @@ from mcfs.serve.membership import (
     Membership,
 )
 from mcfs.serve.querier import Outgoing
+from tests.netlab.members import Member, inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,19 +67,6 @@ def namespace(name: str) -> Iterator[str]:
         yield name
     finally:
         run("ip", "netns", "del", name)
-
-
-@contextlib.contextmanager
-def inside(name: str) -> Iterator[None]:
-    """Sockets opened here belong to the namespace, wherever they are used. setns moves this thread alone."""
-    setns = ctypes.CDLL(None, use_errno=True).setns
-    home = Path("/proc/thread-self/ns/net").open("rb")  # noqa: SIM115
-    with home, Path("/run/netns", name).open("rb") as there:
-        assert setns(there.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
-        try:
-            yield
-        finally:
-            assert setns(home.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
 
 
 def wait_for_multicast_route(name: str) -> None:
@@ -130,28 +115,6 @@ class Cable:
     def speak_version(self, version: int) -> None:
         setting = f"net.ipv6.conf.cable0.force_mld_version={version}"
         run("ip", "netns", "exec", self.client, "sysctl", "-qw", setting)
-
-
-class Member:
-    """A socket that is a member of some groups."""
-
-    def __init__(self, ifindex: int, groups: tuple[Group, ...]) -> None:
-        self._ifindex = ifindex
-        self.socket = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-        for group in groups:
-            self._change(socket.IPV6_JOIN_GROUP, group)
-
-    def leave(self, group: Group) -> None:
-        self._change(socket.IPV6_LEAVE_GROUP, group)
-
-    def _change(self, option: int, group: Group) -> None:
-        self.socket.setsockopt(socket.IPPROTO_IPV6, option, group + struct.pack("@I", self._ifindex))
-
-    def __enter__(self) -> Member:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
 
 
 @pytest.fixture

@@ -34,17 +34,20 @@ KINDS: Final = (
 )
 
 _GLOBAL: Final = Host(bytes.fromhex("20010db8") + bytes(11) + b"\1")
-_SERVER: Final = bytes.fromhex("fe80") + bytes(13) + b"\1"
 _MESSAGE_TYPES: Final = (mld.REPORT_V1, mld.DONE_V1, mld.REPORT_V2, mld.ADVERTISEMENT, mld.TERMINATION)
 
 
 class HostileReports:
-    """Makes (envelope, message) pairs of a host that joins these groups in all wrong ways."""
+    """Makes (envelope, message) pairs of a host that joins these groups in all wrong ways.
 
-    def __init__(self, rng: random.Random, served: Sequence[Group], host: Host) -> None:
+    :param server: the unicast address that some are sent to
+    """
+
+    def __init__(self, rng: random.Random, served: Sequence[Group], *, host: Host, server: Host) -> None:
         self._rng = rng
         self._served = served
         self._host = host
+        self._server = server
 
     def any(self) -> tuple[Envelope, bytes]:
         """One in two of a known kind, the others random bytes behind a good or a bad envelope."""
@@ -64,7 +67,7 @@ class HostileReports:
             case "no source":
                 return self._envelope(source=Host(mld.UNSPECIFIED)), message
             case "unicast destination":
-                return self._envelope(destination=_SERVER), message
+                return self._envelope(destination=self._server), message
             case "other destination":
                 return self._envelope(destination=self._rng.choice((mld.ALL_NODES, mld.ALL_ROUTERS))), message
             case _:

@@ -180,7 +180,7 @@ class TestQueriesOfOthers:
 class TestHostileReports:
     @pytest.mark.parametrize("kind", KINDS)
     def test_each_kind_triggers_nothing_and_is_counted(self, interface: Interface, kind: str) -> None:
-        hostile = HostileReports(random.Random(1), (group(1), CATALOGUE, SHARE), ALICE)
+        hostile = HostileReports(random.Random(1), (group(1), CATALOGUE, SHARE), host=ALICE, server=SERVER)
         for _ in range(100):
             interface.link.receive(*hostile.of_kind(kind), now=11.0)
         assert_untouched(interface)
@@ -189,7 +189,7 @@ class TestHostileReports:
             assert counted >= 100
 
     def test_a_hundred_thousand_at_random(self, interface: Interface) -> None:
-        hostile = HostileReports(random.Random(2), (group(1), CATALOGUE, SHARE), ALICE)
+        hostile = HostileReports(random.Random(2), (group(1), CATALOGUE, SHARE), host=ALICE, server=SERVER)
         for _ in range(1000):  # what is made at the first use stays
             interface.link.receive(*hostile.any(), now=11.0)
         tracemalloc.start()
