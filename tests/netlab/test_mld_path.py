@@ -5,9 +5,7 @@ Deadlines are generous; `script/bench -m m` prints how long things really take.
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import random
 import socket
 import time
@@ -17,12 +15,25 @@ import pytest
 
 from mcfs.cli.lab import INTERFACE
 from mcfs.protocol import addressing
-from mcfs.protocol.ids import DEFAULT_BLOCK_SIZE, Group
+from mcfs.protocol.ids import Group
 from mcfs.protocol.ids import Host as Address
-from mcfs.protocol.merkle import object_of
 from mcfs.serve.membership import MAX_GROUPS_PER_HOST
-from tests.netlab.harness import MCFS, MIB, Job, Mounted, Site, random_file, same_bytes, wait_until
-from tests.netlab.members import FLOOD_RATE, Forger, Member, flood_command, groups_of, hole, inside
+from tests.netlab.harness import MIB, Site, same_bytes, wait_until
+from tests.netlab.listening import (
+    SLOW_BYTES,
+    STEADY,
+    Silence,
+    cut_cable,
+    data_share,
+    flooded_copy,
+    join,
+    killed_client,
+    last_leave,
+    object_in,
+    sent_data,
+    trickle,
+)
+from tests.netlab.members import FLOOD_RATE, Forger, groups_of, inside
 from tests.netlab.switches import (
     BRIDGE_ADDRESS,
     SETTLING,
@@ -37,19 +48,13 @@ from tests.serve.hostile_reports import KINDS, HostileReports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from mcfs.cli.lab import Host, Lab
-    from mcfs.protocol.ids import ObjectRef
     from tests.netlab.conftest import SiteMaker
 
 pytestmark = pytest.mark.netlab
 
 SHARED = 32 * MIB
-RATE = ("--rate", "500M")
-SLOW = ("--rate", "100M")
-SLOW_BYTES = 100e6 / 8
-"""What the slow server sends in a second."""
 OFTEN = ("--query-interval", "5")
 FORGOTTEN = 11.0
 """The listening interval then, in seconds: twice the query interval, and one for the answer."""
@@ -60,32 +65,12 @@ ANNOUNCEMENTS = 20_000
 """Bytes of announcements, beacons, queries and reports in the few seconds of a copy, and more."""
 
 
-def data_share(site: Site, size: int, *, seed: int = 1) -> Path:
-    """The directory `data` with one random file, which is returned."""
-    directory = site.directory / "data"
-    directory.mkdir()
-    return random_file(directory / "file", size, seed)
-
-
-def join(host: Host, *groups: Group) -> Member:
-    with inside(host.namespace):
-        return Member(socket.if_nametoindex(INTERFACE), groups)
-
-
-def object_in(source: Path) -> ObjectRef:
-    return object_of(source.read_bytes(), DEFAULT_BLOCK_SIZE)[0]
-
-
 def announcements_of(name: bytes) -> Group:
     return addressing.share_group(name, addressing.SITE_LOCAL)
 
 
 def text(group: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET6, group)
-
-
-def sent_data(packet: Packet) -> bool:
-    return packet.outgoing and packet.is_data
 
 
 # --- who queries -----------------------------------------------------------------------------------------------------
@@ -114,7 +99,7 @@ def test_a_file_arrives_whoever_queries(make_site: SiteMaker, situation: Situati
     source = data_share(site, SHARED)
     situation.prepare(site.lab)
     with Tap(site.lab.server) as tap:
-        site.serve(site.lab.server, source.parent, options=(*RATE, *situation.options))
+        site.serve(site.lab.server, source.parent, options=(*STEADY, *situation.options))
         time.sleep(SETTLING)
         reader, idle = site.lab.clients
         before = site.lab.rx_bytes(idle)
@@ -164,93 +149,34 @@ def test_a_bridge_that_forgets_soon_leaves_no_gap(make_site: SiteMaker) -> None:
     """It forgets members and queriers sooner than the server queries again."""
     site = make_site(1)
     set_bridge(site.lab, mcast_membership_interval=1000, mcast_querier_interval=1000)
-    source = data_share(site, 24 * MIB)
-    site.serve(site.lab.server, source.parent, options=("--rate", "4M"))
-    mounted = site.mount(site.lab.clients[0], "data")
-    with Tap(mounted.host) as tap:
-        job = site.start(mounted.host, same_bytes(source, mounted.path / "file"))
-        while job.running:
-            tap.watch(1)
-        job.expect_success(1)
-        times = [packet.at for packet in tap.select(lambda packet: packet.is_data and not packet.outgoing)]
-    assert times[-1] - times[0] > 40
-    assert max(after - before for before, after in itertools.pairwise(times)) < 1.5
+    seconds, gap = trickle(site, 45)
+    assert seconds > 40
+    assert gap < 1.5
 
 
 # --- when listeners go -----------------------------------------------------------------------------------------------
 
 
+def assert_prompt(silence: Silence) -> None:
+    """What was left unsent would have taken seconds."""
+    assert silence.seconds < 1
+    assert silence.size < SLOW_BYTES
+
+
 @pytest.mark.parametrize("version", [2, 1])
 def test_the_last_leave_ends_the_sending(make_site: SiteMaker, version: int) -> None:
-    site = make_site(1)
-    client = site.lab.clients[0]
-    client.run(["sysctl", "-qw", f"net.ipv6.conf.{INTERFACE}.force_mld_version={version}"])
-    source = data_share(site, 64 * MIB)
-    site.serve(site.lab.server, source.parent, options=SLOW)
-    time.sleep(SETTLING)
-    before = site.sent()
-    with Tap(site.lab.server) as tap, join(client, *groups_of(object_in(source))) as member:
-        site.wait_sent(before, 4 * MIB, DEADLINE)
-        left = time.time()
-        member.close()
-        tap.watch(3)
-        late = tap.select(sent_data, since=left)
-    assert sum(packet.size for packet in late) < SLOW_BYTES
-    assert not [packet for packet in late if packet.at > left + 1]
+    assert_prompt(last_leave(make_site(1), version))
 
 
 def test_a_killed_client_ends_the_sending(make_site: SiteMaker) -> None:
-    site = make_site(1)
-    source = data_share(site, 64 * MIB)
-    site.serve(site.lab.server, source.parent, options=SLOW)
-    time.sleep(SETTLING)
-    mounted, daemon = mount_in_foreground(site, site.lab.clients[0])
-    before = site.sent()
-    with Tap(site.lab.server) as tap:
-        reader = site.start(mounted.host, same_bytes(source, mounted.path / "file"))
-        site.wait_sent(before, 4 * MIB, DEADLINE)
-        killed = time.time()
-        daemon.kill()
-        tap.watch(3)
-        late = tap.select(sent_data, since=killed)
-    assert reader.finish(DEADLINE) != 0
-    assert sum(packet.size for packet in late) < SLOW_BYTES
-    assert not [packet for packet in late if packet.at > killed + 1]
-
-
-def mount_in_foreground(site: Site, host: Host) -> tuple[Mounted, Job]:
-    mounted = Mounted(host, site.new_directory("mount"), site.new_directory("cache"))
-    site.lab.track_mount(mounted.path)
-    options = f"cache_dir={mounted.cache},iface={INTERFACE}"
-    daemon = site.start(host, [*MCFS, "mount", "-f", "data", mounted.path, "-o", options])
-    wait_until(lambda: not daemon.running or os.path.ismount(mounted.path), DEADLINE, "the mount serves")
-    assert daemon.running, daemon.output
-    return mounted, daemon
+    assert_prompt(killed_client(make_site(1)))
 
 
 def test_a_host_whose_cable_was_cut_is_asked_and_dropped(make_site: SiteMaker) -> None:
-    """Of each block it is sent what was lost on the way, at most about twice as much again; then it is asked."""
-    site = make_site(1)
-    client = site.lab.clients[0]
-    source = data_share(site, 4 * MIB)
-    site.serve(site.lab.server, source.parent, options=SLOW)
-    time.sleep(SETTLING)
-    groups = list(groups_of(object_in(source)))
-    with Tap(site.lab.server) as tap, join(client, *groups):
-        wait_until(lambda: bool(tap.select(sent_data)), DEADLINE, "data")
-        site.lab.link(client, up=False)
-
-        def asked(packet: Packet) -> bool:
-            return packet.outgoing and packet.is_specific_query
-
-        # Two ask whether anybody is left. The third is for switches, and sent only when the group has been given up.
-        wait_until(lambda: len(tap.select(asked)) >= 3 * len(groups), DEADLINE, "queries for each group")
-        silent = time.time()
-        tap.watch(3)
-        assert not tap.select(sent_data, since=silent)
-        assert sum(packet.size for packet in tap.select(sent_data)) < 3 * 4 * MIB
-        queries = [packet.group for packet in tap.select(asked)]
-        assert all(queries.count(text(group)) == 3 for group in groups)
+    """Of each block it is sent what may have been lost on the way, about twice as much again; then it is asked."""
+    silence, queries = cut_cable(make_site(1), blocks=4)
+    assert silence.size < 3 * 4 * MIB
+    assert list(queries.values()) == [3] * 4
 
 
 @pytest.mark.slow
@@ -366,17 +292,7 @@ def hardware_address(host: Host) -> bytes:
 
 
 def test_a_flood_of_joins_holds_nobody_up(make_site: SiteMaker) -> None:
-    site = make_site(2)
-    source = data_share(site, SHARED)
-    wanted = hole(site.directory / "wanted", 3 * FLOOD_RATE)
-    serving = site.serve(site.lab.server, source.parent, site.directory / "wanted", options=RATE)
-    flooder, reader = site.lab.clients
-    mounted = site.mount(reader, "data")
-    flood = site.start(flooder, flood_command(wanted, 3))
-    site.start(reader, same_bytes(source, mounted.path / "file")).expect_success(DEADLINE)
-    flood.expect_success(DEADLINE)
-    assert int(flood.output.split()[-1]) > 2 * FLOOD_RATE
-    mounted.umount()
-    statistics = serving.stop()
-    assert statistics["joins"] < MAX_GROUPS_PER_HOST + 200
-    assert statistics["refused_joins"] > FLOOD_RATE
+    flooded = flooded_copy(make_site(2), SHARED, seconds=3)
+    assert flooded.joins > 2 * FLOOD_RATE
+    assert flooded.statistics["joins"] < MAX_GROUPS_PER_HOST + 200  # and the reader's own
+    assert flooded.statistics["refused_joins"] > FLOOD_RATE
