@@ -282,6 +282,12 @@ class FakeNetwork:
         self.link.receive(envelope, message, now=self.now)
         self._serve()
 
+    def _answer(self, group: Group) -> None:
+        """Hosts answer a specific query, and that within less than the server waits."""
+        for client in self.clients:
+            if group in client.joined and not client.unplugged:
+                self.report(client, [mld.Record(mld.RecordType.MODE_IS_EXCLUDE, group)])
+
     @staticmethod
     def _still_true(client: FakeClient, message: bytes) -> bytes:
         envelope = mld.Envelope(client.host, mld.ALL_MLDV2_ROUTERS, 1, True, 1)
@@ -295,7 +301,9 @@ class FakeNetwork:
         if scheduler is None:
             return
         self.link.handle_timeout(now=self.now)
-        self.link.querier.messages_to_send(now=self.now)
+        for outgoing in self.link.messages_to_send(now=self.now):
+            if outgoing.specific is not None:
+                self._answer(outgoing.specific)
         self.link.announcer.due(now=self.now)
         for node in scheduler.to_load():
             data = self.store.load(node)

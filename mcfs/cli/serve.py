@@ -17,9 +17,12 @@ from mcfs.protocol.addressing import SITE_LOCAL
 from mcfs.protocol.errors import UserError
 from mcfs.protocol.ids import DEFAULT_BLOCK_SIZE
 from mcfs.protocol.wire import DEFAULT_PORT
+from mcfs.serve.membership import QUERY_INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from mcfs.serve.querier import Mode
 
 DEFAULT_HOPS: Final = 1
 """This link and no further; with MLD proxies between (RFC 4605) one more for each router."""
@@ -42,6 +45,9 @@ class ServeRequest:
     hops: int
     port: int
     mtu: int | None
+    querier: Mode
+    query_interval: float
+    """Seconds."""
     state_dir: Path
     signing_key: Path | None
     """A file; None: that in the state directory."""
@@ -99,6 +105,21 @@ class ServeRequest:
     is_flag=True,
     help="Send everything round and round at --rate, for links on which listeners cannot be heard.",
 )
+@click.option(
+    "--querier",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Whether to send MLD queries; auto: unless a router of a lower address does.",
+)
+@click.option(
+    "--query-interval",
+    type=values.QUERY_INTERVAL,
+    metavar="SECONDS",
+    default=round(QUERY_INTERVAL),
+    show_default=True,
+    help="Between two general queries.",
+)
 @click.option("--state-dir", type=values.DIRECTORY, metavar="DIR", help="Where the index and the key are kept.")
 @click.option("-v", "--verbose", count=True, help="Say more; twice: debug.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
@@ -112,6 +133,8 @@ def serve(
     hops: int,
     port: int,
     mtu: int | None,
+    querier: Mode,
+    query_interval: int,
     state_dir: Path | None,
     signing_key: Path | None,
     always: bool,
@@ -133,6 +156,8 @@ def serve(
         hops=hops,
         port=port,
         mtu=mtu,
+        querier=querier,
+        query_interval=query_interval,
         state_dir=state_dir or places.state_dir(os.environ, os.geteuid()),
         signing_key=signing_key,
         always=always,

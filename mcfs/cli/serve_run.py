@@ -98,6 +98,8 @@ def _open_server(store: NodeStore, choice: Choice, request: ServeRequest, key: S
         rate=request.rate,
         mtu=_mtu(request, choice.chosen),
         always=request.always,
+        querier=request.querier,
+        query_interval=request.query_interval,
     )
     try:
         return Server(WithProbe(store, scope=request.scope), choice.chosen, settings, key)

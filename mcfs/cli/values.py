@@ -20,6 +20,7 @@ from mcfs.protocol.addressing import SCOPES
 from mcfs.protocol.announce import MAX_SHARE_NAME
 from mcfs.protocol.ids import MAX_BLOCK_SIZE, MIN_BLOCK_SIZE, is_block_size
 from mcfs.protocol.wire import MIN_MTU
+from mcfs.serve.querier import MAX_QUERY_INTERVAL, MIN_QUERY_INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +112,9 @@ def parse_scope(text: str) -> int:
         raise ValueError(f"{text!r} is not a scope from {SCOPES[0]} to {SCOPES[-1]}, nor one of {names}") from None
 
 
+parse_query_interval = parse_integer(MIN_QUERY_INTERVAL, MAX_QUERY_INTERVAL)
+
+
 def parse_seconds(text: str) -> float:
     """A time span of more than nothing."""
     try:
@@ -174,6 +178,7 @@ HOPS: Final = Value("hops", parse_hops)
 MTU: Final = Value("bytes", parse_mtu)
 SCOPE: Final = Value("scope", parse_scope)
 SECONDS: Final = Value("seconds", parse_seconds)
+QUERY_INTERVAL: Final = Value("seconds", parse_query_interval)
 DIRECTORY: Final = Value("dir", parse_path)
 INTERFACES: Final = Value("iface", parse_interfaces)
 SHARE_NAME: Final = Value("name", parse_share_name)

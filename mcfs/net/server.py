@@ -28,8 +28,9 @@ from mcfs.protocol.ids import Group, Host, Node
 from mcfs.serve.announcer import Announcer
 from mcfs.serve.carousel import MIN_REPAIR, Carousel
 from mcfs.serve.link import Link
+from mcfs.serve.membership import QUERY_INTERVAL
 from mcfs.serve.payload import Payload, PayloadCache
-from mcfs.serve.querier import Mode, Outgoing, Querier
+from mcfs.serve.querier import Mode, Outgoing, Querier, Timers
 from mcfs.serve.schedule import NOBODY, RANDOM_REPAIR_START, Scheduler, Transmission
 from mcfs.serve.senders import Senders
 
@@ -69,6 +70,8 @@ class ServerSettings:
     querier: Mode = "auto"
     always: bool = False
     """Send everything round and round, whoever listens."""
+    query_interval: float = QUERY_INTERVAL
+    """Seconds between two general queries."""
 
 
 @dataclass(slots=True)
@@ -86,6 +89,11 @@ class _Port:
     blocked_until: float = 0.0
     waiting: bool = False
     """The socket's buffer is full and a task waits for room."""
+
+    @property
+    def refused(self) -> int:
+        """Packets that were no MLDv1 messages although they claimed to be."""
+        return self.old_reader.refused if self.old_reader is not None else 0
 
 
 @dataclass(slots=True)
@@ -156,7 +164,8 @@ class Server:
             "passes": sum(p.link.scheduler.counters.passes for p in ports),
             "reports": sum(p.link.counters.reports for p in ports),
             "joins": sum(p.link.counters.joins for p in ports),
-            "bad_messages": sum(p.link.counters.bad_messages for p in ports),
+            "bad_messages": sum(p.link.counters.bad_messages + p.refused for p in ports),
+            "refused_joins": sum(p.link.membership.counters.refused for p in ports),
             "listeners_seen": len(set().union(*(p.link.hosts_seen for p in ports))) if ports else 0,
         }
 
@@ -269,7 +278,7 @@ class Server:
             if link.own_groups_due is not None and link.own_groups_due <= now:
                 link.own_groups(own_groups(port.interface.index), now=now)
             link.handle_timeout(now=now)
-            self._send_mld(port, link.querier.messages_to_send(now=now))
+            self._send_mld(port, link.messages_to_send(now=now))
             for group, name in link.announcer.due(now=now):
                 self._announce(port, group, name)
             for channel, name in link.senders.due(now=now):
@@ -416,7 +425,7 @@ class Server:
             resolver=self._store,
             scheduler=scheduler,
             announcer=Announcer(self._catalogue),
-            querier=Querier(address, now=self._clock(), rng=self._rng, mode=self._settings.querier),
+            querier=self._make_querier(address),
             senders=Senders(address, now=self._clock()),
             warn=lambda text: log.warning("%s: %s", interface.name, text),
             own_address=address,
@@ -433,6 +442,10 @@ class Server:
             rate=rate,
             max_symbol_size=self._symbol_size,
         )
+
+    def _make_querier(self, address: Host) -> Querier:
+        timers = Timers(query_interval=self._settings.query_interval)
+        return Querier(address, now=self._clock(), rng=self._rng, mode=self._settings.querier, timers=timers)
 
     def _goodbye(self) -> None:
         for port in self._ports:

@@ -81,6 +81,7 @@ class Link:
         self.membership = m.Membership(
             self._may_accept, max_groups_per_host=GROUPS_PER_PROXY if proxies else m.MAX_GROUPS_PER_HOST
         )
+        self._take_timers()
         self._own_address = own_address
         self._beacon_at = 0.0
         self._own_groups: set[Group] = set()
@@ -108,6 +109,8 @@ class Link:
             elif kind == mld.SOLICITATION:
                 mld.parse_router_discovery_untrusted(message, envelope)
                 self.querier.solicited(now=now)
+            elif kind not in (mld.ADVERTISEMENT, mld.TERMINATION):
+                self.counters.bad_messages += 1
         except BadDatagram:
             self.counters.bad_messages += 1
 
@@ -129,8 +132,12 @@ class Link:
         if query.version == 1 and envelope.source != self._own_address:
             self.membership.suppression_seen(now=now)
             self._own_groups_at = self._own_groups_at or now
-        if any(query.group) and envelope.source != self._own_address:
+        if _asks_listeners(query, envelope) and envelope.source != self._own_address:
             self.membership.query_sent(Group(query.group), now=now)
+        self._take_timers()
+
+    def _take_timers(self) -> None:
+        """Those that hold on the link now: other queriers come and go."""
         timers = self.querier.timers
         self.membership.set_timers(timers.robustness, timers.query_interval, timers.response_interval)
 
@@ -192,9 +199,9 @@ class Link:
             self._ask(group, now)
 
     def _ask(self, group: Group, now: float) -> None:
-        """Who does not answer is forgotten; if we cannot ask, the timers decide."""
-        if self.querier.ask(group, now=now):
-            self.membership.query_sent(group, now=now)
+        """Who does not answer is forgotten; if we cannot ask, the timers decide. The time to answer in begins when the
+        query goes out (`messages_to_send`): it may have to wait for many others."""
+        self.querier.ask(group, now=now)
 
     # --- other servers ---
 
@@ -237,6 +244,14 @@ class Link:
 
     # --- time ---
 
+    def messages_to_send(self, *, now: float) -> list[q.Outgoing]:
+        """MLD messages that are due."""
+        out = self.querier.messages_to_send(now=now)
+        for group in filter(None, (outgoing.specific for outgoing in out)):
+            self.membership.query_sent(group, now=now)
+        self._take_timers()
+        return out
+
     def handle_timeout(self, *, now: float) -> None:
         self._apply(self.membership.expire(now=now), now)
         self._share_out(now)
@@ -257,6 +272,12 @@ class Link:
             now if self.scheduler.asking else None,
         )
         return min((t for t in times if t is not None), default=None)
+
+
+def _asks_listeners(query: mld.Query, envelope: mld.Envelope) -> bool:
+    """Whether those who listen to the group have to answer (RFC 9777 section 7.6.1): a query for a group that did not
+    go to the group, but to routers, say, was not heard by them."""
+    return envelope.destination == query.group and not query.suppress and not query.sources
 
 
 def _querier_text(event: q.Event) -> str:

@@ -110,6 +110,11 @@ class Counters:
     too_many_listeners: int = 0
     too_many_hosts: int = 0
 
+    @property
+    def refused(self) -> int:
+        """Everything that was not taken."""
+        return self.foreign + self.too_many_groups + self.too_many_listeners + self.too_many_hosts
+
 
 class _Listener:
     """One host in one group. `wanted` is `_ANY` or those of our addresses that it listens to, never empty."""

@@ -72,6 +72,8 @@ def test_version_and_help(module: str) -> None:
         ("--block-size 100K {a}", "not a power of two"),
         ("--scope 2 {a}", "not a scope"),
         ("--hops 0 {a}", "not a whole number from 1 to 255"),
+        ("--querier maybe {a}", "'maybe' is not one of 'auto', 'on', 'off'"),
+        ("--query-interval 4 {a}", "not a whole number from 5 to 600"),
         ("--mtu 576 {a}", "not a whole number from 1280"),
         ("-v -q {a}", "exclude each other"),
         ("/", "no last component"),

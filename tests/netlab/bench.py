@@ -1,6 +1,7 @@
 """How fast it is, on this machine: prints a table in Markdown. `script/bench` starts it.
 
-    script/bench [-m LETTERS] [--size MIB] [--shared-size MIB] [--files N] [--dir DIR]
+    script/bench [-m LETTERS] [--size MIB] [--shared-size MIB] [--files N] [--dir DIR] [--mld-size MIB]
+                 [--mld-minutes N]
 
 Each measure builds a lab of its own. The letters:
 
@@ -14,6 +15,7 @@ Each measure builds a lab of its own. The letters:
     h  how long a mount takes, and how long that of an absent share
     i  a dead share, and an unplugged host, beside readers that are not concerned
     j  across a router that runs an MLD proxy: the first datagram, and bytes sent for two clients
+    m  MLD: the bridge's table, how soon the server falls silent, hostile hosts; only if asked for: a quarter of an hour
 
 Figures mean something only on a machine that does nothing else: the load is printed below the table. A virtual
 machine that gives free memory back to its host pays for each page that it touches again; here that can be six times
@@ -32,11 +34,12 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mcfs.cli.lab import Lab, missing_capabilities
-from tests.netlab import routed
+from tests.netlab import bench_mld, routed
 from tests.netlab.harness import (
     HARNESS,
     MCFS,
@@ -85,6 +88,10 @@ class Options(NamedTuple):
     """How many small files are opened for the first time."""
     cold: bool
     """Leave memory as the host gives it."""
+    mld_size: int
+    """Bytes that one client reads through a default bridge."""
+    mld_minutes: float
+    """How long a slow copy takes through a bridge that forgets soon."""
 
 
 @contextmanager
@@ -341,6 +348,17 @@ def across_a_router(options: Options) -> Iterator[Row]:
         yield Row("j", f"two clients behind an MLD proxy at {SHARED_RATE}: bytes sent / bytes of data", value, "<= 1.3")
 
 
+def listeners(options: Options) -> Iterator[Row]:
+    for figures in (
+        bench_mld.silence(partial(site, options), options.shared_size),
+        bench_mld.fuzz(partial(site, options), options.shared_size),
+        bench_mld.flooded(partial(site, options), options.shared_size),
+        bench_mld.one_reader(partial(site, options), options.mld_size),
+        bench_mld.gaps(partial(site, options), options.mld_minutes),
+    ):
+        yield from (Row("m", *figure) for figure in figures)
+
+
 MEASURES: Final[dict[str, tuple[Callable[[Options], Iterator[Row]], ...]]] = {
     "a": (whole_tree,),
     "b": (four_clients,),
@@ -352,7 +370,10 @@ MEASURES: Final[dict[str, tuple[Callable[[Options], Iterator[Row]], ...]]] = {
     "h": (mounting,),
     "i": (dead_share, unplugged_host),
     "j": (across_a_router,),
+    "m": (listeners,),
 }
+LONG: Final = "m"
+"""Measured only if asked for."""
 
 
 def place_for(size: int) -> Path:
@@ -363,20 +384,24 @@ def place_for(size: int) -> Path:
 
 def parse(arguments: list[str] | None) -> tuple[str, Options]:
     parser = argparse.ArgumentParser(prog="script/bench", description="Measure mcfs in network namespaces.")
-    parser.add_argument("-m", "--measures", default="".join(MEASURES), metavar="LETTERS", help="which; default: all")
+    usual = "".join(letter for letter in MEASURES if letter not in LONG)
+    parser.add_argument("-m", "--measures", default=usual, metavar="LETTERS", help=f"which; default: {usual}")
     parser.add_argument("--size", type=int, default=1024, metavar="MIB", help="the large file (1024)")
     parser.add_argument("--shared-size", type=int, default=256, metavar="MIB", help="read by several clients (256)")
     parser.add_argument("--files", type=int, default=30, metavar="N", help="files for the first byte (30)")
     parser.add_argument("--dir", type=Path, metavar="DIR", help="where data, caches and copies are kept meanwhile")
+    parser.add_argument("--mld-size", type=int, default=8192, metavar="MIB", help="read through a bridge (8192)")
+    parser.add_argument("--mld-minutes", type=float, default=10, metavar="N", help="of a slow copy (10)")
     parser.add_argument("--cold", action="store_true", help="do not touch memory before each measure")
     given = parser.parse_args(arguments)
     if unknown := set(given.measures) - MEASURES.keys():
         parser.error(f"unknown measure: {', '.join(sorted(unknown))}")
-    if min(given.size, given.shared_size, given.files) < 1:
+    if min(given.size, given.shared_size, given.files, given.mld_size) < 1 or given.mld_minutes <= 0:
         parser.error("sizes and numbers start at 1")
     size, shared_size = given.size * MIB, given.shared_size * MIB
+    mld_size = given.mld_size * MIB
     directory = given.dir or place_for(max(size, 2 * shared_size))
-    return given.measures, Options(directory, size, shared_size, given.files, given.cold)
+    return given.measures, Options(directory, size, shared_size, given.files, given.cold, mld_size, given.mld_minutes)
 
 
 def print_row(row: Row) -> None:

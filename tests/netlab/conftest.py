@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from mcfs.cli.lab import Lab, missing_capabilities
+from tests.netlab.harness import Site
 
 PREFIX = "mcfs-test"
 HERE = Path(__file__).parent
 IN_CI = os.environ.get("CI") == "true"
 
 LabMaker = Callable[..., Lab]
+SiteMaker = Callable[..., Site]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,5 +49,16 @@ def make_lab(capable: None) -> Iterator[LabMaker]:
 
         def make(clients: int, *, snooping: bool = True, wire: bool = False) -> Lab:
             return stack.enter_context(Lab(PREFIX, clients, snooping=snooping, wire=wire))
+
+        yield make
+
+
+@pytest.fixture
+def make_site(make_lab: LabMaker, tmp_path: Path) -> Iterator[SiteMaker]:
+    """Makes a lab with a `Site` in it; both end with the test."""
+    with ExitStack() as stack:
+
+        def make(clients: int, *, snooping: bool = True, wire: bool = False) -> Site:
+            return stack.enter_context(Site(make_lab(clients, snooping=snooping, wire=wire), tmp_path))
 
         yield make

@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from mcfs.serve.membership import (
     Membership,
 )
 from mcfs.serve.querier import Outgoing
+from tests.netlab.members import Member
 from tests.netlab.namespaces import inside
 
 if TYPE_CHECKING:
@@ -116,28 +116,6 @@ class Cable:
     def speak_version(self, version: int) -> None:
         setting = f"net.ipv6.conf.cable0.force_mld_version={version}"
         run("ip", "netns", "exec", self.client, "sysctl", "-qw", setting)
-
-
-class Member:
-    """A socket that is a member of some groups."""
-
-    def __init__(self, ifindex: int, groups: tuple[Group, ...]) -> None:
-        self._ifindex = ifindex
-        self.socket = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-        for group in groups:
-            self._change(socket.IPV6_JOIN_GROUP, group)
-
-    def leave(self, group: Group) -> None:
-        self._change(socket.IPV6_LEAVE_GROUP, group)
-
-    def _change(self, option: int, group: Group) -> None:
-        self.socket.setsockopt(socket.IPPROTO_IPV6, option, group + struct.pack("@I", self._ifindex))
-
-    def __enter__(self) -> Member:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,9 +30,11 @@ from tests.netlab.harness import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from mcfs.cli.lab import Host, Lab
+    from mcfs.cli.lab import Host
+    from tests.netlab.conftest import SiteMaker
 
 LARGE = int(os.environ.get("MCFS_TEST_SIZE", "64")) * MIB
 SHARED = 128 * MIB
@@ -51,18 +51,6 @@ QUIET_BYTES = 20_000
 """More than announcements and MLD need in the few seconds that are looked at."""
 
 pytestmark = pytest.mark.netlab
-
-SiteMaker = Callable[..., Site]
-
-
-@pytest.fixture
-def make_site(make_lab: Callable[..., Lab], tmp_path: Path) -> Iterator[SiteMaker]:
-    with ExitStack() as stack:
-
-        def make(clients: int, *, wire: bool = False) -> Site:
-            return stack.enter_context(Site(make_lab(clients, wire=wire), tmp_path))
-
-        yield make
 
 
 def start_reading(site: Site, mounted: Mounted, source: Path) -> Job:

@@ -1,69 +1,144 @@
-"""One interface of the server, where it treats an MLD proxy otherwise than a host."""
+"""What one interface makes of MLD messages, in literal times: who is asked, who is forgotten, and what is only counted.
+
+The long fuzzing run is in tests/netlab/bench.py, letter m.
+"""
 
 from __future__ import annotations
 
+import gc
 import random
+import tracemalloc
 
 import pytest
 
-from mcfs.protocol import addressing, mld, wire
-from mcfs.protocol.ids import Group, Host, Node
-from mcfs.protocol.mld import Envelope, Record, RecordType
-from mcfs.serve.announcer import Announcer
-from mcfs.serve.link import Link
-from mcfs.serve.membership import MAX_GROUPS_PER_HOST
-from mcfs.serve.payload import PayloadCache
-from mcfs.serve.querier import Querier
-from mcfs.serve.schedule import Scheduler
-from mcfs.serve.senders import Senders
-from tests.fakelink import ORIGIN, SCOPE, SERVER, MemoryStore, host
-
-BLOCK = 65536
-BLOCKS = MAX_GROUPS_PER_HOST + 44
-SHARE = addressing.share_group(ORIGIN, SCOPE)
+from mcfs.protocol import mld
+from mcfs.protocol.mld import Query, RecordType
+from mcfs.serve.membership import LAST_LISTENER_QUERY_TIME, MAX_GROUPS_PER_HOST
+from mcfs.serve.querier import MAX_QUERIERS_TOLD
+from tests.serve.hostile_reports import KINDS, HostileReports
+from tests.serve.interface import ALICE, BOB, CATALOGUE, SERVER, SHARE, Interface, assert_untouched, group, link_local
 
 
-class Fixture:
-    """A link and the groups of an object of BLOCKS blocks."""
-
-    def __init__(self, *, proxies: bool) -> None:
-        store = MemoryStore()
-        ref = store.add(bytes(BLOCK * BLOCKS), BLOCK)
-        addresser = addressing.addresser_of(ref)
-        self.groups = [addressing.node_group(Node(ref, 0, n), 0, addresser, SCOPE) for n in range(BLOCKS)]
-        announcer = Announcer(addressing.catalogue_group(SCOPE))
-        announcer.publish(SHARE, ORIGIN, now=0.0)
-        self.link = Link(
-            resolver=store,
-            scheduler=Scheduler(
-                rate=1e9, payloads=PayloadCache(), max_symbol_size=wire.max_symbol_size(), repair_start=lambda: 0
-            ),
-            announcer=announcer,
-            querier=Querier(SERVER, now=0.0, rng=random.Random(1)),
-            senders=Senders(SERVER, now=0.0),
-            warn=pytest.fail,
-            own_address=SERVER,
-            proxies=proxies,
-        )
-
-    def report(self, source: Host, groups: list[Group]) -> None:
-        envelope = Envelope(source, mld.ALL_MLDV2_ROUTERS, mld.HOP_LIMIT, True, 1)
-        for start in range(0, len(groups), mld.MAX_RECORDS):
-            records = [Record(RecordType.CHANGE_TO_EXCLUDE_MODE, group) for group in groups[start:][: mld.MAX_RECORDS]]
-            self.link.receive(envelope, mld.build_report(records), now=0.0)
+@pytest.fixture
+def interface() -> Interface:
+    made = Interface()
+    made.run(10.0)
+    return made
 
 
-@pytest.mark.parametrize(("proxies", "served"), [(False, MAX_GROUPS_PER_HOST), (True, BLOCKS)])
-def test_a_proxy_may_hold_the_groups_of_many_hosts(proxies: bool, served: int) -> None:
-    fixture = Fixture(proxies=proxies)
-    fixture.report(host(1), fixture.groups)
-    assert len(fixture.link.membership) == fixture.link.scheduler.channels == served
+class TestLeaving:
+    def test_the_last_leave_ends_the_channel_at_once(self, interface: Interface) -> None:
+        interface.join(ALICE, group(1), now=10.0)
+        assert interface.link.scheduler.channels == 1
+        interface.report(ALICE, RecordType.CHANGE_TO_INCLUDE_MODE, group(1), now=10.5)
+        assert interface.link.scheduler.channels == 0
+
+    def test_switches_are_told_to_forget_the_group(self, interface: Interface) -> None:
+        interface.join(ALICE, group(1), now=10.0)
+        interface.report(ALICE, RecordType.CHANGE_TO_INCLUDE_MODE, group(1), now=10.5)
+        assert interface.run(12.0, start=10.5) == [(10.5, group(1))]
+
+    def test_silence_of_a_version_1_host_is_asked_about(self, interface: Interface) -> None:
+        interface.old(ALICE, group(1), now=10.0)
+        interface.old(ALICE, group(1), now=11.0, done=True)
+        asked = interface.run(14.0, start=11.0)
+        assert [found for _, found in asked] == [group(1)] * 3  # is anybody left, twice; and then: forget it
+        assert group(1) not in interface.link.membership
 
 
-@pytest.mark.parametrize(("proxies", "listeners", "beacons"), [(False, 1, 0), (False, 2, 1), (True, 1, 1)])
-def test_one_proxy_is_told_what_is_ahead_like_several_hosts(proxies: bool, listeners: int, beacons: int) -> None:
-    fixture = Fixture(proxies=proxies)
-    for number in range(listeners):
-        fixture.report(host(number), [SHARE])
-    fixture.report(host(0), fixture.groups[:1])
-    assert [group for group, _ in fixture.link.beacons(now=1.0)] == [SHARE] * beacons
+class TestAsking:
+    def test_who_does_not_answer_is_forgotten(self, interface: Interface) -> None:
+        interface.join(ALICE, group(1), now=10.0)
+        interface.link._ask(group(1), 10.0)
+        interface.run(10.0 + LAST_LISTENER_QUERY_TIME - 0.01, start=10.0)
+        assert group(1) in interface.link.membership
+        interface.run(11.0, start=10.0 + LAST_LISTENER_QUERY_TIME)
+        assert group(1) not in interface.link.membership
+
+    def test_nobody_is_forgotten_before_he_was_asked(self, interface: Interface) -> None:
+        """More groups than the token bucket lets pass at once: the last is asked after the first had to answer."""
+        hosts = [link_local(200 + number) for number in range(3)]
+        groups = [group(number) for number in range(3 * MAX_GROUPS_PER_HOST)]
+        for number, host in enumerate(hosts):
+            interface.join(host, *groups[number * MAX_GROUPS_PER_HOST : (number + 1) * MAX_GROUPS_PER_HOST], now=10.0)
+        for each in groups:
+            interface.link._ask(each, 10.0)
+        now, last, refreshed = 10.0, groups[-1], False
+        while now < 20.0:
+            interface.link.handle_timeout(now=now)
+            if any(outgoing.specific == last for outgoing in interface.link.messages_to_send(now=now)):
+                interface.report(hosts[-1], RecordType.MODE_IS_EXCLUDE, last, now=now + 0.18)
+                refreshed = True
+            now += 0.01
+        assert refreshed
+        assert interface.link.counters.joins == len(groups)  # nobody had to join again
+        assert len(interface.link.membership) == 1
+
+
+class TestQueriesOfOthers:
+    @pytest.mark.parametrize(
+        ("destination", "query", "forgotten"),
+        [
+            (group(1), Query(group(1), 0.2, robustness=2, interval=30), True),
+            (mld.ALL_MLDV2_ROUTERS, Query(group(1), 0.2, robustness=2, interval=30), False),
+            (mld.ALL_NODES, Query(group(1), 0.2, robustness=2, interval=30), False),
+            (group(1), Query(group(1), 0.2, suppress=True, robustness=2, interval=30), False),
+            (group(1), Query(group(1), 0.2, robustness=2, interval=30, sources=(bytes(16),)), False),
+        ],
+    )
+    def test_listeners_that_were_asked_have_to_answer(
+        self, interface: Interface, destination: bytes, query: Query, forgotten: bool
+    ) -> None:
+        interface.join(ALICE, group(1), now=10.0)
+        interface.query(query, link_local(1), destination, now=10.0)
+        interface.run(12.0, start=10.0)
+        assert (group(1) not in interface.link.membership) == forgotten
+
+    def test_their_interval_holds_while_they_query(self, interface: Interface) -> None:
+        interface.query(Query(max_response=10.0, robustness=2, interval=125), link_local(1), mld.ALL_NODES, now=10.0)
+        assert interface.link.membership.listening_interval == 260
+        interface.run(300.0, start=10.0)
+        assert interface.link.membership.listening_interval == 61
+
+    def test_ever_new_queriers_do_not_fill_the_log(self, interface: Interface) -> None:
+        for number in range(99):
+            for version in (1, 2):
+                query = Query(max_response=1.0, interval=30 * (version - 1), version=version)
+                interface.query(query, link_local(99 - number), mld.ALL_NODES, now=10.0)
+        assert len(interface.warnings) == 2 * MAX_QUERIERS_TOLD
+
+
+class TestHostileReports:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_each_kind_triggers_nothing_and_is_counted(self, interface: Interface, kind: str) -> None:
+        hostile = HostileReports(random.Random(1), (group(1), CATALOGUE, SHARE), host=ALICE, server=SERVER)
+        for _ in range(100):
+            interface.link.receive(*hostile.of_kind(kind), now=11.0)
+        assert_untouched(interface)
+        counted = interface.link.counters.bad_messages + interface.link.membership.counters.refused
+        if kind not in ("unknown type", "low scope"):  # which RFC 9777 wants ignored without a word
+            assert counted >= 100
+
+    def test_a_hundred_thousand_at_random(self, interface: Interface) -> None:
+        hostile = HostileReports(random.Random(2), (group(1), CATALOGUE, SHARE), host=ALICE, server=SERVER)
+        for _ in range(1000):  # what is made at the first use stays
+            interface.link.receive(*hostile.any(), now=11.0)
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            for number in range(100_000):
+                interface.link.receive(*hostile.any(), now=11.0 + number / 10_000)
+            gc.collect()
+            grown = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert_untouched(interface)
+        assert interface.link.counters.bad_messages > 50_000
+        assert grown < 64 << 10
+
+    def test_a_flood_of_joins_by_one_host_is_capped(self, interface: Interface) -> None:
+        for number in range(0, 1000, 50):
+            interface.join(ALICE, *(group(number + n) for n in range(50)), now=10.0)
+        interface.join(BOB, group(999), now=10.0)
+        assert interface.link.scheduler.channels == MAX_GROUPS_PER_HOST + 1
+        assert interface.link.membership.counters.too_many_groups == 1000 - MAX_GROUPS_PER_HOST

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from mcfs.protocol.addressing import Coordinate, addresser_of
@@ -9,9 +11,11 @@ from mcfs.protocol.errors import Gone
 from mcfs.protocol.ids import Group, Node
 from mcfs.protocol.merkle import object_of, verify_node
 from mcfs.protocol.probe import probe_group, probe_node, probe_object
-from mcfs.serve.carousel import Content
 from mcfs.serve.channel import Channel
 from mcfs.serve.probe import WithProbe
+
+if TYPE_CHECKING:
+    from mcfs.serve.carousel import Content
 
 OTHER = Node(object_of(b"other", 65536)[0], 0, 0)
 OTHER_GROUP = Group(b"\xff\x15" + b"o" * 14)

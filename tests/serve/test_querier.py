@@ -11,7 +11,7 @@ from mcfs.protocol import mld
 from mcfs.protocol.ids import Group, Host
 from mcfs.protocol.mld import Advertisement, Envelope, Query, Termination
 from mcfs.serve.querier import (
-    MAX_OLD_QUERIERS,
+    MAX_QUERIERS_TOLD,
     MAX_WAITING,
     Mode,
     OldQuerier,
@@ -105,6 +105,16 @@ class TestElection:
         assert querier.is_querier
         assert querier.other is None
 
+    def test_turns_of_two_others_are_told_once_each(self) -> None:
+        querier = settled("off")
+        for _ in range(3):
+            querier.query_heard(GENERAL, HIGHER, now=10.0)
+            assert querier.query_heard(GENERAL, HIGHER, now=10.0) == []
+            querier.query_heard(GENERAL, LOWER, now=10.0)
+            assert querier.query_heard(GENERAL, LOWER, now=10.0) == []
+        told = sum(len(querier.query_heard(GENERAL, link_local(1000 + i), now=11.0)) for i in range(100))
+        assert told == MAX_QUERIERS_TOLD - 2
+
     def test_each_of_its_queries_prolongs(self) -> None:
         querier = settled()
         querier.query_heard(GENERAL, LOWER, now=10.0)
@@ -161,7 +171,7 @@ class TestAdoption:
         [
             (Query(max_response=10.0, version=1), Timers(2, 125.0, 10.0)),
             (Query(max_response=10.0, robustness=0, interval=0), Timers(2, 125.0, 10.0)),
-            (Query(max_response=10.0, robustness=1, interval=1), Timers(2, 10.0, 10.0)),
+            (Query(max_response=10.0, robustness=1, interval=1), Timers(2, 5.0, 5.0)),
             (Query(max_response=8387.0, robustness=7, interval=31744), Timers(7, 600.0, 600.0)),
         ],
     )
@@ -188,7 +198,7 @@ class TestOldQuerier:
         querier = settled()
         old = Query(version=1)
         told = sum(len(querier.query_heard(old, link_local(1000 + i), now=10.0)) for i in range(100))
-        assert told == MAX_OLD_QUERIERS
+        assert told == MAX_QUERIERS_TOLD
 
 
 class TestSpecificQueries:
@@ -251,10 +261,10 @@ class TestSpecificQueries:
         for number in range(1000):
             assert querier.forget(group(number), now=12.0)
         assert len(queries(querier, 12.0)) == 64
-        assert querier.next_timeout() == pytest.approx(12.002, abs=1e-4)
-        sent = [message for _, message in run(querier, 13.0) if isinstance(message, Query)]
-        assert len(sent) == pytest.approx(500, abs=1)
-        run(querier, 14.0)
+        assert querier.next_timeout() == pytest.approx(12.004, abs=1e-4)
+        sent = [message for _, message in run(querier, 12.1) if isinstance(message, Query)]
+        assert len(sent) == pytest.approx(400, abs=16)
+        run(querier, 12.3)
         assert querier.counters.specific == 1000
 
     def test_queue_is_bounded(self) -> None:
