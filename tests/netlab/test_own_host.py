@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.netlab.harness import MIB, Site, join_all, random_file, same_bytes, wait_until
+from tests.netlab.switches import SETTLING, make_querier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,9 +22,6 @@ pytestmark = pytest.mark.netlab
 SIZE = 32 * MIB
 DEADLINE = 120.0
 QUIET = 0.02
-SETTLED = 12.0
-"""Seconds after which a bridge that hears a querier floods no more: the querier's longest response time, 10 s if it is
-the bridge itself."""
 
 
 @pytest.fixture
@@ -32,28 +30,17 @@ def site(make_lab: Callable[..., Lab], tmp_path: Path) -> Iterator[Site]:
         yield stack.enter_context(Site(make_lab(2), tmp_path))
 
 
-def speak_version_1(lab: Lab) -> None:
-    """The bridge becomes a querier as Linux makes it, of version 1; its address is lower than any that hosts make.
-
-    Before others query: a bridge that has heard one is silent for 255 s, whatever its address.
-    """
-    lab.switch.run(["ip", "link", "set", "br0", "addrgenmode", "none"])
-    lab.switch.run(["sysctl", "-qw", "net.ipv6.conf.br0.disable_ipv6=0", "net.ipv6.conf.br0.accept_dad=0"])
-    lab.switch.run(["ip", "address", "add", "fe80::1/64", "dev", "br0", "nodad"])
-    lab.switch.run(["ip", "link", "set", "br0", "type", "bridge", "mcast_mld_version", "1", "mcast_querier", "1"])
-
-
 @pytest.mark.parametrize("version", [2, 1])
 def test_it_is_served_and_others_get_each_datagram_once(site: Site, version: int) -> None:
     lab = site.lab
     source = random_file(site.new_directory("data") / "file", SIZE)
     if version == 1:
-        speak_version_1(lab)
+        make_querier(lab, 1)
     serving = site.serve(lab.server, source.parent, options=("--name", "data", "--rate", "300M"))
     if version == 1:
         wait_until(lambda: "speaks MLDv1" in serving.job.output, 30, "the querier is heard")
     mounts = [site.mount(host, "data") for host in (lab.server, lab.clients[0])]
-    time.sleep(SETTLED)
+    time.sleep(2 * SETTLING)
     sent, idle = site.sent(), lab.rx_bytes(lab.clients[1])
     site.start(lab.server, same_bytes(source, mounts[0].path / "file")).expect_success(DEADLINE)
     alone = site.sent() - sent
