@@ -15,6 +15,7 @@ Each measure builds a lab of its own. The letters:
     h  how long a mount takes, and how long that of an absent share
     i  a dead share, and an unplugged host, beside readers that are not concerned
     j  across a router that runs an MLD proxy: the first datagram, and bytes sent for two clients
+    s  two servers of one share
     m  MLD: the bridge's table, how soon the server falls silent, hostile hosts; only if asked for: a quarter of an hour
 
 Figures mean something only on a machine that does nothing else: the load is printed below the table. A virtual
@@ -35,6 +36,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from functools import partial
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -348,6 +350,39 @@ def across_a_router(options: Options) -> Iterator[Row]:
         yield Row("j", f"two clients behind an MLD proxy at {SHARED_RATE}: bytes sent / bytes of data", value, "<= 1.3")
 
 
+def two_servers(options: Options) -> Iterator[Row]:
+    sent = [from_servers(options, count, kill=False)[0] for count in (1, 2)]
+    yield Row("s", "two servers of one share: bytes of both / bytes of one", f"{sent[1] / sent[0]:.3f}", "<= 1.15")
+    total, seconds = from_servers(options, 2, kill=True)
+    value = f"{seconds * 1e3:.0f} ms without data, {total / sent[0]:.3f} x the bytes"
+    yield Row("s", "the one that sends is killed in mid-copy; the copy completes", value)
+
+
+def from_servers(options: Options, count: int, *, kill: bool) -> tuple[int, float]:
+    """Bytes that all servers send for one reader, and the longest time without data."""
+    with site(options, 2) as place:
+        reader, second = place.lab.clients
+        source = random_file(data(place) / "file", options.shared_size)
+        key = place.directory / "key"
+        key.write_bytes(random.Random(6).randbytes(32))
+        hosts = sorted((place.lab.server, second), key=lambda host: IPv6Address(place.lab.link_local(host)))[:count]
+        words = ("--signing-key", str(key), "--rate", "500M")
+        servers = [place.serve(host, source.parent, options=words) for host in hosts]
+        mounted = place.mount(reader, "data")
+        before = sum(map(place.lab.tx_bytes, hosts))
+        job = place.start(reader, same_bytes(source, mounted.path / "file"))
+        longest, came, at = 0.0, place.lab.rx_bytes(reader), time.monotonic()
+        while job.running:
+            now, received = time.monotonic(), place.lab.rx_bytes(reader)
+            if received - came > MIB // 4:
+                longest, came, at = max(longest, now - at), received, now
+            if kill and sum(map(place.lab.tx_bytes, hosts)) - before > options.shared_size // 2:
+                servers[0].kill()
+                kill = False
+        job.expect_success(DEADLINE)
+        return sum(map(place.lab.tx_bytes, hosts)) - before, longest
+
+
 def listeners(options: Options) -> Iterator[Row]:
     for figures in (
         bench_mld.silence(partial(site, options), options.shared_size),
@@ -370,6 +405,7 @@ MEASURES: Final[dict[str, tuple[Callable[[Options], Iterator[Row]], ...]]] = {
     "h": (mounting,),
     "i": (dead_share, unplugged_host),
     "j": (across_a_router,),
+    "s": (two_servers,),
     "m": (listeners,),
 }
 LONG: Final = "m"
