@@ -20,8 +20,9 @@ from mcfs.cli import terminal, values
 from mcfs.cli.exits import Exit
 from mcfs.cli.publisher import fingerprint, load_or_make_key
 from mcfs.net.interfaces import Choice, Interface, choose
+from mcfs.net.ports import link_rate
 from mcfs.net.sdnotify import notify
-from mcfs.net.server import Server, ServerSettings, link_rate
+from mcfs.net.server import Server, ServerSettings
 from mcfs.protocol.announce import Announcement
 from mcfs.protocol.errors import UserError
 from mcfs.serve.index import Index, ScanProgress, Snapshot
@@ -91,7 +92,12 @@ def _print_interfaces(console: Console, choice: Choice, request: ServeRequest) -
 
 def _open_server(store: NodeStore, choice: Choice, request: ServeRequest, key: SigningKey) -> Server:
     settings = ServerSettings(
-        port=request.port, scope=request.scope, hops=request.hops, rate=request.rate, mtu=_mtu(request, choice.chosen)
+        port=request.port,
+        scope=request.scope,
+        hops=request.hops,
+        rate=request.rate,
+        mtu=_mtu(request, choice.chosen),
+        interface_names=request.interfaces,
     )
     try:
         return Server(store, choice.chosen, settings, key)

@@ -1,7 +1,7 @@
-"""The server on real sockets: one task reads MLD messages per interface, one task sends.
+"""The server on real sockets: one task reads MLD messages per interface, one task sends, one follows the interfaces.
 
 Everything that decides lives in `mcfs.serve`. Between two awaits the tables are consistent; all tasks are in the
-nursery of `Server.run`.
+nursery of `Server.run`, those of one interface in a nursery of its own within.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from mcfs.net.listeners import OldReportReader, ReportReader
+from mcfs.net.linkwatch import follow
 from mcfs.net.loader import WorkerPool
-from mcfs.net.transmit import Sent, Transmitter
+from mcfs.net.ports import Port, Ports, link_rate, open_port
+from mcfs.net.transmit import Sent
 from mcfs.protocol import addressing, wire
 from mcfs.protocol.announce import Announcement, encode_announcement, encode_gone
 from mcfs.protocol.errors import Gone
@@ -25,8 +26,8 @@ from mcfs.protocol.ids import Group, Host, Node
 from mcfs.serve.announcer import Announcer
 from mcfs.serve.link import Link
 from mcfs.serve.payload import Payload, PayloadCache
-from mcfs.serve.querier import Mode, Outgoing, Querier
-from mcfs.serve.schedule import RANDOM_REPAIR_START, Scheduler, Transmission
+from mcfs.serve.querier import Mode, Querier
+from mcfs.serve.schedule import RANDOM_REPAIR_START, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -34,13 +35,12 @@ if TYPE_CHECKING:
     from nacl.signing import SigningKey
 
     from mcfs.net.interfaces import Interface
+    from mcfs.net.listeners import OldReportReader, ReportReader
+    from mcfs.net.reconcile import Plan
     from mcfs.serve.store import NodeStore
 
 log = logging.getLogger(__name__)
 
-DEFAULT_SHARE_OF_LINK: Final = 0.95
-UNKNOWN_LINK_RATE: Final = 1e9
-"""Bits per second assumed of an interface that does not tell its speed."""
 TURN: Final = 0.002
 """Seconds that the sending task works before others get a turn: reports come in between two bursts anyway."""
 SHORT_WAIT: Final = 0.0012
@@ -58,33 +58,14 @@ class ServerSettings:
     """Bits per second on each interface; None: 95 % of the link's speed."""
     mtu: int | None = None
     querier: Mode = "auto"
-
-
-@dataclass(slots=True)
-class _Port:
-    """One interface with its sockets."""
-
-    interface: Interface
-    link: Link
-    reader: ReportReader
-    old_reader: OldReportReader | None
-    transmitter: Transmitter
-    rate: int
-    unsent: Transmission | None = None
-    blocked_until: float = 0.0
-    waiting: bool = False
-    """The socket's buffer is full and a task waits for room."""
+    interface_names: tuple[str, ...] = ()
+    """Those to serve whenever they exist; none: all that are suited."""
 
 
 @dataclass(slots=True)
 class _Loaded:
     node: Node
     payload: Payload | None = field(default=None)
-
-
-def link_rate(interface: Interface, asked: int | None) -> int:
-    """The rate of an interface in bits per second."""
-    return asked or int(DEFAULT_SHARE_OF_LINK * (interface.speed_bits or UNKNOWN_LINK_RATE))
 
 
 class Server:
@@ -99,7 +80,8 @@ class Server:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Opens the sockets. Raises OSError, PermissionError without CAP_NET_RAW."""
+        """Opens the sockets of the interfaces that there are now. Raises OSError if none can be opened, PermissionError
+        without CAP_NET_RAW."""
         self._store = store
         self._settings = settings
         self._key = signing_key
@@ -111,13 +93,12 @@ class Server:
         self._token: trio.lowlevel.TrioToken | None = None
         self._symbol_size = wire.max_symbol_size(settings.mtu or wire.DEFAULT_MTU)
         self._catalogue = addressing.catalogue_group(settings.scope)
-        self._ports: list[_Port] = []
-        self._loads: dict[Node, list[_Port]] = {}
+        self._ports = Ports(self._make_link)
+        self._loads: dict[Node, list[Port]] = {}
         self._loader: WorkerPool[Node, _Loaded] | None = None
-        with contextlib.ExitStack() as stack:
-            for interface in interfaces:
-                self._ports.append(self._open_port(interface, stack))
-            self._stack = stack.pop_all()
+        self._failing: set[str] = set()
+        """Names of interfaces of which was said that they cannot be opened."""
+        self._opened = self._open_first(interfaces)
 
     # --- what is served ---
 
@@ -127,24 +108,13 @@ class Server:
         for name, announcement in announcements.items():
             if self._announcements.get(name) != announcement:
                 self._announcements[name] = announcement
-                for port in self._ports:
+                for port in (*self._opened, *self._ports):
                     port.link.announcer.publish(self._share_group(name), name, now=now)
         self._wake.set()
 
     @property
     def statistics(self) -> dict[str, int]:
-        ports = self._ports
-        return {
-            "bytes_sent": sum(p.transmitter.bytes_sent for p in ports),
-            "datagrams_sent": sum(p.transmitter.datagrams_sent for p in ports),
-            "source_symbols": sum(p.link.scheduler.counters.source_symbols for p in ports),
-            "repair_symbols": sum(p.link.scheduler.counters.repair_symbols for p in ports),
-            "passes": sum(p.link.scheduler.counters.passes for p in ports),
-            "reports": sum(p.link.counters.reports for p in ports),
-            "joins": sum(p.link.counters.joins for p in ports),
-            "bad_messages": sum(p.link.counters.bad_messages for p in ports),
-            "listeners_seen": len(set().union(*(p.link.hosts_seen for p in ports))) if ports else 0,
-        }
+        return self._ports.statistics()
 
     # --- running ---
 
@@ -154,32 +124,46 @@ class Server:
         self._loader = WorkerPool("load", LOADER_THREADS, self._load, self._wake_from_thread)
         try:
             async with trio.open_nursery() as nursery:
-                for port in self._ports:
-                    nursery.start_soon(self._read, port, port.reader)
-                    if port.old_reader is not None:
-                        nursery.start_soon(self._read, port, port.old_reader)
-                nursery.start_soon(self._send_loop, nursery)
+                while self._opened:
+                    await nursery.start(self._run_port, self._opened.pop(0))
+                nursery.start_soon(self._follow_interfaces, nursery)
+                nursery.start_soon(self._send_loop)
                 task_status.started()
         finally:
-            self._goodbye()
+            for port in self._opened:
+                port.close()
             self._loader.close(timeout=0.2)
-            self._stack.close()
 
-    async def _read(self, port: _Port, reader: ReportReader | OldReportReader) -> None:
+    async def _run_port(self, port: Port, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Everything of one interface, until its nursery is cancelled."""
+        try:
+            async with trio.open_nursery() as tasks:
+                port.tasks = tasks
+                tasks.start_soon(self._read, port, port.reader)
+                if port.old_reader is not None:
+                    tasks.start_soon(self._read, port, port.old_reader)
+                self._ports.add(port, now=self._clock())
+                self._wake.set()
+                task_status.started()
+        finally:
+            port.close()
+
+    async def _read(self, port: Port, reader: ReportReader | OldReportReader) -> None:
         while True:
             await trio.lowlevel.wait_readable(reader.fileno())
             self._drain(port, reader)
             self._wake.set()
 
-    def _drain(self, port: _Port, reader: ReportReader | OldReportReader) -> None:
+    def _drain(self, port: Port, reader: ReportReader | OldReportReader) -> None:
         now = self._clock()
         for envelope, message in reader.receive():
-            port.link.receive(envelope, message, now=now)
+            if not self._ports.is_own(port, envelope, message, now=now) and not port.passive:
+                port.link.receive(envelope, message, now=now)
 
-    async def _send_loop(self, nursery: trio.Nursery) -> None:
+    async def _send_loop(self) -> None:
         while True:
             self._wake = trio.Event()
-            wait = self._turn(nursery)
+            wait = self._turn()
             if wait is None:
                 await self._wake.wait()
             elif wait > SHORT_WAIT:
@@ -190,7 +174,7 @@ class Server:
                 if wait > 0:
                     time.sleep(min(wait, SHORT_WAIT))  # noqa: ASYNC251 - see SHORT_WAIT
 
-    def _turn(self, nursery: trio.Nursery) -> float | None:
+    def _turn(self) -> float | None:
         """Send for a while. Returns the seconds until there is more to do; None: only when something happens."""
         end = self._clock() + TURN
         while True:
@@ -198,8 +182,10 @@ class Server:
             busy = False
             for port in self._ports:
                 self._drain(port, port.reader)
-                self._housekeeping(port, now)
-                busy |= self._send_one(port, now, nursery)
+                if not port.passive:
+                    self._housekeeping(port, now)
+                    busy |= self._send_one(port, now)
+            self._ports.review(now=now)
             self._load_more()
             if not busy:
                 return self._until_next(now)
@@ -207,10 +193,13 @@ class Server:
                 return 0.0
 
     def _until_next(self, now: float) -> float | None:
-        times = []
+        times: list[float | None] = []
         for port in self._ports:
+            if port.passive:
+                times.append(port.passive_until)
+                continue
             times.append(port.link.next_timeout(now))
-            if not port.waiting:
+            if port.ready and not port.waiting:
                 due = port.link.scheduler.next_timeout(now) if port.unsent is None else now
                 times.append(None if due is None else max(due, port.blocked_until))
         known = [t for t in times if t is not None]
@@ -218,9 +207,9 @@ class Server:
 
     # --- one interface ---
 
-    def _send_one(self, port: _Port, now: float, nursery: trio.Nursery) -> bool:
+    def _send_one(self, port: Port, now: float) -> bool:
         """Send one burst; False if there is nothing to send on this interface now."""
-        if port.waiting or port.blocked_until > now:
+        if not port.ready or port.waiting or port.blocked_until > now:
             return False
         transmission = port.unsent or port.link.scheduler.next(now)
         if transmission is None:
@@ -229,22 +218,23 @@ class Server:
         result = port.transmitter.send(transmission.group, transmission.datagrams())
         if result is Sent.BLOCKED:
             port.unsent, port.waiting = transmission, True
-            nursery.start_soon(self._wait_for_room, port)
+            assert port.tasks is not None
+            port.tasks.start_soon(self._wait_for_room, port)
         elif result is Sent.DOWN:
             port.blocked_until = now + DOWN_PAUSE
         return True
 
-    async def _wait_for_room(self, port: _Port) -> None:
+    async def _wait_for_room(self, port: Port) -> None:
         await trio.lowlevel.wait_writable(port.transmitter.socket)
         port.waiting = False
         self._wake.set()
 
-    def _housekeeping(self, port: _Port, now: float) -> None:
+    def _housekeeping(self, port: Port, now: float) -> None:
         link = port.link
         due = link.next_timeout(now)
         if due is not None and due <= now:
             link.handle_timeout(now=now)
-            self._send_mld(port, link.querier.messages_to_send(now=now))
+            port.send_mld(link.querier.messages_to_send(now=now))
             for group, name in link.announcer.due(now=now):
                 self._announce(port, group, name)
         for group, body in link.beacons(now=now):
@@ -253,7 +243,7 @@ class Server:
             body = encode_gone(group, _unix_ms(), self._key)
             port.transmitter.send_control(group, wire.control(wire.GONE, body))
 
-    def _announce(self, port: _Port, group: Group, name: bytes) -> None:
+    def _announce(self, port: Port, group: Group, name: bytes) -> None:
         announcement = self._announcements[name]
         addresses = tuple(a for a in (port.interface.link_local,) if a)
         complete = Announcement(
@@ -268,10 +258,6 @@ class Server:
         )
         body = encode_announcement(complete, self._key)
         port.transmitter.send_control(group, wire.control(wire.ANNOUNCEMENT, body))
-
-    def _send_mld(self, port: _Port, messages: Iterable[Outgoing]) -> None:
-        for message in messages:
-            port.reader.send(message, Host(port.interface.link_local or bytes(16)))
 
     # --- loading ---
 
@@ -308,20 +294,69 @@ class Server:
     def _set_wake(self) -> None:
         self._wake.set()
 
-    # --- opening and closing ---
+    # --- interfaces that come and go ---
 
-    def _open_port(self, interface: Interface, stack: contextlib.ExitStack) -> _Port:
-        reader = stack.enter_context(ReportReader(interface.index, interface.name))
-        transmitter = Transmitter(interface.index, self._settings.port, self._settings.hops)
-        stack.callback(transmitter.close)
+    def _open_first(self, interfaces: Iterable[Interface]) -> list[Port]:
+        opened: list[Port] = []
+        failure: OSError | None = None
+        for interface in interfaces:
+            try:
+                opened.append(self._open_port(interface))
+            except OSError as error:
+                failure = error
+                log.warning("%s: cannot be served now: %s", interface.name, error.strerror)
+        if failure is not None and not opened:
+            raise failure
+        return opened
+
+    async def _follow_interfaces(self, nursery: trio.Nursery) -> None:
+        async def apply(plan: Plan) -> bool:
+            return await self._apply(plan, nursery)
+
+        await follow(lambda: [port.interface for port in self._ports], self._settings.interface_names, apply)
+
+    async def _apply(self, plan: Plan, nursery: trio.Nursery) -> bool:
+        """Returns whether all interfaces could be opened."""
+        for interface in plan.close:
+            self._close_port(interface)
+        for update in plan.update:
+            if str(update):
+                log.info("%s: %s", update.new.name, update)
+            if (port := self._ports.find(update.old.index)) is not None:
+                self._ports.update(port, update, self._settings.rate, now=self._clock())
+        opened = [await self._add_port(interface, nursery) for interface in plan.open]
+        if plan.close and not len(self._ports):
+            log.warning("no network interface is left to serve: waiting for one")
+        self._failing = self._failing.intersection(i.name for i in plan.open)
+        self._wake.set()
+        return all(opened)
+
+    def _close_port(self, interface: Interface) -> None:
+        port = self._ports.find(interface.index)
+        if port is None:
+            return
+        log.info("%s: no longer served, the interface has gone", interface.name)
+        self._ports.remove(port, now=self._clock())
+        assert port.tasks is not None
+        port.tasks.cancel_scope.cancel()
+
+    async def _add_port(self, interface: Interface, nursery: trio.Nursery) -> bool:
         try:
-            old_reader = stack.enter_context(OldReportReader(interface.index, interface.name))
-        except OSError as error:
-            log.warning("%s: MLDv1 reports cannot be heard: %s", interface.name, error)
-            old_reader = None
-        rate = link_rate(interface, self._settings.rate)
+            port = self._open_port(interface)
+        except OSError as error:  # it may have gone again, or have no address yet
+            if interface.name not in self._failing:
+                self._failing.add(interface.name)
+                log.warning("%s: cannot be served now: %s", interface.name, error.strerror)
+            return False
+        await nursery.start(self._run_port, port)
+        self._failing.discard(interface.name)
+        log.info("%s: served from now on, at most %d Mbit/s", interface.name, port.rate // 1_000_000)
+        return True
+
+    def _open_port(self, interface: Interface) -> Port:
+        rate, settings = link_rate(interface, self._settings.rate), self._settings
         link = self._make_link(interface, rate)
-        return _Port(interface, link, reader, old_reader, transmitter, rate)
+        return open_port(interface, link, rate=rate, port=settings.port, hops=settings.hops)
 
     def _make_link(self, interface: Interface, rate: int) -> Link:
         address = Host(interface.link_local or bytes(16))
@@ -331,18 +366,19 @@ class Server:
             max_symbol_size=self._symbol_size,
             repair_start=lambda: self._rng.randrange(RANDOM_REPAIR_START),
         )
-        return Link(
+        now = self._clock()
+        link = Link(
             resolver=self._store,
             scheduler=scheduler,
             announcer=Announcer(self._catalogue),
-            querier=Querier(address, now=self._clock(), rng=self._rng, mode=self._settings.querier),
+            querier=Querier(address, now=now, rng=self._rng, mode=self._settings.querier),
             warn=lambda text: log.warning("%s: %s", interface.name, text),
             own_address=address,
         )
-
-    def _goodbye(self) -> None:
-        for port in self._ports:
-            self._send_mld(port, port.link.querier.stop())
+        link.set_addresses(address, interface.addresses)
+        for name in self._announcements:
+            link.announcer.publish(self._share_group(name), name, now=now)
+        return link
 
     def _share_group(self, name: bytes) -> Group:
         return addressing.share_group(name, self._settings.scope)

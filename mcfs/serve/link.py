@@ -72,6 +72,19 @@ class Link:
         # Hosts report solicited-node groups (scope 2) too; those of version 1 come here unchecked.
         return group in self.announcer or self._resolver.resolve(group) is not None
 
+    # --- the interface ---
+
+    def set_addresses(self, own_address: Host, sources: frozenset[bytes]) -> None:
+        """Our link-local address there, and all addresses that data may come from. Listeners stay."""
+        self._own_address = own_address
+        self.membership.set_own_sources(sources)
+
+    def restart(self, *, now: float) -> None:
+        """The link came up again, or our address is another one: query as at the start, so that hosts report."""
+        self.querier.restart(self._own_address, now=now)
+        timers = self.querier.timers
+        self.membership.set_timers(timers.robustness, timers.query_interval, timers.response_interval)
+
     # --- messages ---
 
     def receive(self, envelope: mld.Envelope, message: bytes, *, now: float) -> None:

@@ -1,0 +1,202 @@
+"""Interfaces that come, go and change while a file is copied: nothing is started anew, and the copy is right."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mcfs.cli import mounts
+from mcfs.cli.lab import INTERFACE
+from tests.netlab.harness import HARNESS, MIB, Job, Mounted, Serving, Site, random_file, same_bytes, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mcfs.cli.lab import Host, Lab
+
+pytestmark = pytest.mark.netlab
+
+SIZE = 64 * MIB
+SLOW = ("--rate", "200M")
+"""A copy takes about three seconds: time enough to do something in its middle."""
+AWAY = 1.5
+"""Seconds for which an interface is not there."""
+DEADLINE = 90.0
+LOG_DEADLINE = 15.0
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A file that is served, mounted and being read."""
+
+    site: Site
+    serving: Serving
+    mounted: Mounted
+    job: Job
+
+    def finish(self) -> None:
+        """The bytes are those of the source, and whoever took part is still there."""
+        self.job.expect_success(DEADLINE)
+        assert self.serving.job.running, self.serving.job.output
+        assert mounts.mounted_at(self.mounted.path) is not None
+        assert not mounts.is_dead(self.mounted.path)
+        assert "Traceback" not in self.serving.job.output
+
+    def wait_log(self, text: str) -> None:
+        wait_until(lambda: text in self.serving.job.output, LOG_DEADLINE, f"the server logs {text!r}")
+
+
+@pytest.fixture
+def make_site(make_lab: Callable[..., Lab], tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    with ExitStack() as stack:
+
+        def make(clients: int, *, wire: bool = False) -> Site:
+            return stack.enter_context(Site(make_lab(clients, wire=wire), tmp_path))
+
+        yield make
+
+
+@pytest.fixture
+def copy(make_site: Callable[..., Site]) -> Copy:
+    """Half of it has been sent."""
+    site = make_site(1)
+    source = make_source(site)
+    serving = site.serve(site.lab.server, source.parent, options=SLOW)
+    return start_copy(site, serving, source, site.lab.clients[0])
+
+
+def make_source(site: Site) -> Path:
+    directory = site.directory / "data"
+    directory.mkdir()
+    return random_file(directory / "file", SIZE)
+
+
+def start_copy(site: Site, serving: Serving, source: Path, host: Host, iface: str | None = INTERFACE) -> Copy:
+    mounted = site.mount(host, "data", timeout=20, iface=iface)
+    before = site.sent()
+    job = site.start(host, same_bytes(source, mounted.path / source.name))
+    site.wait_sent(before, SIZE // 2, DEADLINE)
+    return Copy(site, serving, mounted, job)
+
+
+def set_link(host: Host, state: str, interface: str = INTERFACE) -> None:
+    host.run(["ip", "link", "set", interface, state])
+
+
+# --- the server's ----------------------------------------------------------------------------------------------------
+
+
+def test_the_servers_interface_is_set_down_and_up(copy: Copy) -> None:
+    server = copy.site.lab.server
+    set_link(server, "down")
+    copy.wait_log("eth0: is down")
+    time.sleep(AWAY)
+    assert copy.job.running
+    set_link(server, "up")
+    copy.finish()
+    copy.wait_log("eth0: is up")
+
+
+def test_the_servers_interface_is_deleted_and_made_anew(copy: Copy) -> None:
+    lab = copy.site.lab
+    lab.unplug(lab.server)
+    copy.wait_log("no network interface is left")
+    time.sleep(AWAY)
+    assert copy.job.running
+    lab.plug_in(lab.server)
+    copy.finish()
+    copy.wait_log("eth0: served from now on")
+
+
+def test_the_servers_interface_is_replaced_at_once(copy: Copy) -> None:
+    lab = copy.site.lab
+    lab.unplug(lab.server)
+    lab.plug_in(lab.server)
+    copy.finish()
+
+
+def test_the_servers_cable_is_pulled_and_plugged_in_again(copy: Copy) -> None:
+    lab = copy.site.lab
+    lab.link(lab.server, up=False)
+    copy.wait_log("eth0: has no carrier")
+    time.sleep(AWAY)
+    lab.link(lab.server, up=True)
+    copy.finish()
+    copy.wait_log("eth0: is up")
+
+
+def test_the_servers_link_local_address_is_replaced(copy: Copy) -> None:
+    site = copy.site
+    server, client = site.lab.server, site.lab.clients[0]
+    heard = site.start(client, [*HARNESS, "hear-queries", INTERFACE])
+    old = site.lab.link_local(server)
+    server.run(["ip", "address", "del", f"{old}/64", "dev", INTERFACE])
+    copy.wait_log("eth0: has no IPv6 link-local address")
+    time.sleep(AWAY)
+    server.run(["ip", "address", "add", "fe80::5/64", "dev", INTERFACE, "nodad"])
+    copy.finish()
+    wait_until(lambda: "fe80::5\n" in heard.output, LOG_DEADLINE, "the server queries from its new address")
+
+
+def test_an_address_is_added_and_then_the_old_one_removed(copy: Copy) -> None:
+    site = copy.site
+    server, client = site.lab.server, site.lab.clients[0]
+    heard = site.start(client, [*HARNESS, "hear-queries", INTERFACE])
+    old = site.lab.link_local(server)
+    server.run(["ip", "address", "add", "fe80::5/64", "dev", INTERFACE, "nodad"])
+    time.sleep(0.5)
+    server.run(["ip", "address", "del", f"{old}/64", "dev", INTERFACE])
+    copy.finish()
+    wait_until(lambda: "fe80::5\n" in heard.output, LOG_DEADLINE, "the server queries from its new address")
+
+
+def test_an_interface_that_comes_later_is_served(make_site: Callable[..., Site]) -> None:
+    """On a link of its own, to a client that the first link does not reach."""
+    site = make_site(2)
+    lab = site.lab
+    source = make_source(site)
+    serving = site.serve(lab.server, source.parent, interfaces=())
+    far = lab.clients[1]
+    lab.unplug(far)
+    ends = ["eth1", "netns", lab.server.namespace, "type", "veth", "peer", "name", INTERFACE, "netns", far.namespace]
+    lab.server.run(["ip", "link", "add", *ends])
+    for host, interface in ((lab.server, "eth1"), (far, INTERFACE)):
+        set_link(host, "up", interface)
+    wait_until(lambda: "eth1: served from now on" in serving.job.output, LOG_DEADLINE, "eth1 is served")
+    for host in lab.clients:
+        mounted = site.mount(host, "data")
+        job = site.start(host, same_bytes(source, mounted.path / "file"))
+        Copy(site, serving, mounted, job).finish()
+
+
+def test_two_interfaces_on_one_link_send_everything_once(make_site: Callable[..., Site]) -> None:
+    site = make_site(1)
+    lab = site.lab
+    source = make_source(site)
+    lab.plug_in(lab.server, "eth1")
+    serving = site.serve(lab.server, source.parent, options=SLOW, interfaces=())
+    wait_until(lambda: "which is used alone" in serving.job.output, LOG_DEADLINE, "the server notices")
+    before = [lab.tx_bytes(lab.server, name) for name in ("eth0", "eth1")]
+    copy = start_copy(site, serving, source, lab.clients[0])
+    copy.finish()
+    sent = [lab.tx_bytes(lab.server, name) - count for name, count in zip(("eth0", "eth1"), before, strict=True)]
+    assert SIZE < sum(sent) < 1.15 * SIZE
+    assert sent[1] < MIB, "eth0 has the lower index"
+
+
+def test_the_other_interface_on_the_link_takes_over(make_site: Callable[..., Site]) -> None:
+    site = make_site(1)
+    lab = site.lab
+    source = make_source(site)
+    lab.plug_in(lab.server, "eth1")
+    serving = site.serve(lab.server, source.parent, options=SLOW, interfaces=())
+    wait_until(lambda: "which is used alone" in serving.job.output, LOG_DEADLINE, "the server notices")
+    copy = start_copy(site, serving, source, lab.clients[0])
+    lab.unplug(lab.server)
+    copy.finish()
+    assert "eth1: served again" in serving.job.output
