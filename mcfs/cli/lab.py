@@ -187,11 +187,15 @@ class Lab:
     def plug_in(self, host: Host, interface: str = INTERFACE) -> None:
         """Gives `host` an interface that is connected to the switch; returns when it has an address."""
         self._plug_in(host, interface)
-        _wait_for(partial(_has_address, host, interface), f"{host.name}: no link-local address")
+        _wait_for(partial(self.has_address, host, interface), f"{host.name}: no link-local address")
 
     def unplug(self, host: Host, interface: str = INTERFACE) -> None:
         """Takes the interface out of `host`, as if it were on a USB plug."""
         host.run(["ip", "link", "delete", interface])
+
+    def has_address(self, host: Host, interface: str = INTERFACE) -> bool:
+        """Whether an interface has a link-local address that can be used."""
+        return _has_address(host, interface)
 
     def link_local(self, host: Host, interface: str = INTERFACE) -> str:
         """The link-local address of an interface, without a zone."""

@@ -89,7 +89,7 @@ class Interface:
     """Has a carrier."""
     multicast: bool
     addresses: frozenset[bytes] = frozenset()
-    """All its IPv6 addresses, 16 bytes each."""
+    """All its IPv6 addresses that can be sent from now, 16 bytes each."""
 
     @property
     def wireless(self) -> bool:
@@ -168,7 +168,7 @@ def _summary(skipped: Sequence[Skipped]) -> str:
 def list_interfaces() -> tuple[Interface, ...]:
     """All interfaces of this network namespace, in the order of their index."""
     path = Path("/proc/thread-self/net/if_inet6")
-    link_locals, addresses = _link_local_addresses(path), _all_addresses(path)
+    link_locals, addresses = _link_local_addresses(path), _usable_addresses(path)
     speeds = {name: stats.speed for name, stats in psutil.net_if_stats().items()}
     links = sorted(_links(), key=lambda link: link.index)
     return tuple(
@@ -240,12 +240,13 @@ def _link_local_addresses(path: Path) -> dict[int, _Address]:
     return dict(_parse_if_inet6(_lines(path)))
 
 
-def _all_addresses(path: Path) -> dict[int, frozenset[bytes]]:
-    """Interface index to all addresses, whatever their state."""
+def _usable_addresses(path: Path) -> dict[int, frozenset[bytes]]:
+    """Interface index to the addresses that have passed duplicate address detection."""
     found: dict[int, set[bytes]] = {}
     for line in _lines(path):
-        address, index, _ = line.split(maxsplit=2)
-        found.setdefault(int(index, 16), set()).add(bytes.fromhex(address))
+        address, index, _, _, flags, _ = line.split(maxsplit=5)
+        if not int(flags, 16) & (_IFA_F_DADFAILED | _IFA_F_TENTATIVE):
+            found.setdefault(int(index, 16), set()).add(bytes.fromhex(address))
     return {index: frozenset(addresses) for index, addresses in found.items()}
 
 

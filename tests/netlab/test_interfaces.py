@@ -11,7 +11,7 @@ import pytest
 
 from mcfs.cli import mounts
 from mcfs.cli.lab import INTERFACE
-from tests.netlab.harness import HARNESS, MIB, Job, Mounted, Serving, Site, random_file, same_bytes, wait_until
+from tests.netlab.harness import HARNESS, MCFS, MIB, Job, Mounted, Serving, Site, random_file, same_bytes, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -200,3 +200,91 @@ def test_the_other_interface_on_the_link_takes_over(make_site: Callable[..., Sit
     lab.unplug(lab.server)
     copy.finish()
     assert "eth1: served again" in serving.job.output
+
+
+# --- the client's ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[INTERFACE, None])
+def client_copy(make_site: Callable[..., Site], request: pytest.FixtureRequest) -> Copy:
+    """Half of it has been sent; the client was told its interface, or takes what is suited."""
+    site = make_site(1)
+    source = make_source(site)
+    serving = site.serve(site.lab.server, source.parent, options=SLOW)
+    return start_copy(site, serving, source, site.lab.clients[0], request.param)
+
+
+def test_the_clients_interface_is_set_down_and_up(client_copy: Copy) -> None:
+    client = client_copy.mounted.host
+    set_link(client, "down")
+    time.sleep(AWAY)
+    assert client_copy.job.running
+    set_link(client, "up")
+    client_copy.finish()
+
+
+def test_the_clients_interface_is_deleted_and_made_anew(client_copy: Copy) -> None:
+    lab, client = client_copy.site.lab, client_copy.mounted.host
+    lab.unplug(client)
+    time.sleep(AWAY)
+    assert client_copy.job.running
+    lab.plug_in(client)
+    client_copy.finish()
+
+
+def test_a_read_without_an_interface_times_out_and_the_next_one_succeeds(make_site: Callable[..., Site]) -> None:
+    site = make_site(1)
+    source = make_source(site)
+    serving = site.serve(site.lab.server, source.parent, options=SLOW)
+    (client,) = site.lab.clients
+    mounted = site.mount(client, "data", timeout=2)
+    before = site.sent()
+    job = site.start(client, same_bytes(source, mounted.path / "file"))
+    site.wait_sent(before, SIZE // 4, DEADLINE)
+    site.lab.unplug(client)
+    assert job.finish(DEADLINE) != 0
+    assert "Connection timed out" in job.output
+    site.lab.plug_in(client)
+    again = same_bytes(source, mounted.path / "file")
+    wait_until(lambda: site.start(client, again).finish(DEADLINE) == 0, DEADLINE, "a copy succeeds")
+    Copy(site, serving, mounted, site.start(client, again)).finish()
+
+
+def test_a_client_interface_that_comes_later_is_used(make_site: Callable[..., Site]) -> None:
+    """The client is mounted on a link without a server, and is then connected to the one with it."""
+    site = make_site(2)
+    lab = site.lab
+    source = make_source(site)
+    client, other = lab.clients
+    lab.unplug(client)
+    ends = ["veth0", "netns", client.namespace, "type", "veth", "peer", "name", "veth0", "netns", other.namespace]
+    client.run(["ip", "link", "add", *ends])
+    for host in (client, other):
+        set_link(host, "up", "veth0")
+    serving = site.serve(lab.server, source.parent)
+    wait_until(lambda: lab.has_address(client, "veth0"), LOG_DEADLINE, "the client has an address")
+    mounted = site.mount(client, None, iface=None)
+    time.sleep(AWAY)
+    assert not list(mounted.path.iterdir())
+    lab.plug_in(client)
+    wait_until((mounted.path / "data" / "file").exists, LOG_DEADLINE, "the share is heard")
+    Copy(site, serving, mounted, site.start(client, same_bytes(source, mounted.path / "data" / "file"))).finish()
+
+
+@pytest.mark.parametrize(("bytes_", "warnings"), [(256, 1), (512, 1), (8192, 0)])
+def test_a_kernel_with_little_room_for_memberships(make_site: Callable[..., Site], bytes_: int, warnings: int) -> None:
+    """Room for 4, 9 and 146 on a 64-bit Linux, where the client wants 64: the copy is right."""
+    site = make_site(1)
+    source = make_source(site)
+    serving = site.serve(site.lab.server, source.parent, options=SLOW)
+    (client,) = site.lab.clients
+    client.run(["sysctl", "-qw", f"net.core.optmem_max={bytes_}"])
+    mountpoint = site.new_directory("mount")
+    site.lab.track_mount(mountpoint)
+    cache = site.new_directory("cache")
+    mount = site.start(client, [*MCFS, "mount", "data", mountpoint, "-f", "-i", INTERFACE, "--cache-dir", cache])
+    wait_until(lambda: mounts.mounted_at(mountpoint) is not None, 30, "the mount serves")
+    job = site.start(client, same_bytes(source, mountpoint / "file"))
+    Copy(site, serving, Mounted(client, mountpoint, cache), job).finish()
+    assert mount.running
+    assert mount.output.count("optmem_max") == warnings, mount.output
