@@ -94,7 +94,8 @@ class Port:
     def close(self) -> None:
         """Say goodbye and close the sockets. No task may be waiting for one of them."""
         if not self.passive:
-            self.send_mld(self.link.querier.stop())
+            with contextlib.suppress(OSError):  # the interface may have gone
+                self.send_mld(self.link.querier.stop())
         self.reader.close()
         if self.old_reader is not None:
             self.old_reader.close()
@@ -158,6 +159,7 @@ class Ports:
         port.link.set_addresses(Host(new.link_local or bytes(16)), new.addresses)
         if update.came_up:
             port.blocked_until = 0.0
+            port.reader.rejoin()
             port.link.restart(now=now)
             for other in self._ports:
                 other.link.querier.solicited(now=now)

@@ -327,7 +327,6 @@ class Server:
         opened = [await self._add_port(interface, nursery) for interface in plan.open]
         if plan.close and not len(self._ports):
             log.warning("no network interface is left to serve: waiting for one")
-        self._failing = self._failing.intersection(i.name for i in plan.open)
         self._wake.set()
         return all(opened)
 
@@ -355,6 +354,9 @@ class Server:
 
     def _open_port(self, interface: Interface) -> Port:
         rate, settings = link_rate(interface, self._settings.rate), self._settings
+        if settings.mtu and interface.mtu < settings.mtu:
+            log.warning("%s: its MTU is %d, so what is made for %d goes in fragments (--mtu)", interface.name,
+                        interface.mtu, settings.mtu)  # fmt: skip
         link = self._make_link(interface, rate)
         return open_port(interface, link, rate=rate, port=settings.port, hops=settings.hops)
 

@@ -1,4 +1,4 @@
-"""What the kernel tells of interfaces: messages as bytes, and a real socket in a network namespace of a thread."""
+"""What the kernel tells of interfaces, as bytes, and what is made of it. tests/netlab has the real thing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import trio
 
 from mcfs.net import linkwatch
 from mcfs.net.linkwatch import Changed, LinkWatch, follow, parse_changes
+from tests.net.test_reconcile import ETH0, ETH1
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from mcfs.net.interfaces import Interface
     from mcfs.net.reconcile import Plan
 
 NEWLINK, DELLINK, NEWADDR, DELADDR, NEWROUTE = 16, 17, 20, 21, 24
@@ -122,3 +124,52 @@ async def test_without_rtnetlink_one_line_is_logged(
     monkeypatch.setattr(socket, "socket", refuse)
     await follow(list, (), apply)
     assert caplog.messages == ["changes of network interfaces are not followed: Operation not permitted"]
+
+
+class Kernel:
+    """Lists interfaces, one script line after the other; the last one for ever."""
+
+    def __init__(self, *lists: Sequence[Interface] | OSError) -> None:
+        self.lists = list(lists)
+
+    def __call__(self) -> tuple[Interface, ...]:
+        now = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
+        if isinstance(now, OSError):
+            raise now
+        return tuple(now)
+
+
+async def followed(monkeypatch: pytest.MonkeyPatch, kernel: Kernel, *answers: bool) -> list[Plan]:
+    """What is applied until nothing is left to be done again; `answers` say whether it succeeded."""
+    monkeypatch.setattr(linkwatch, "list_interfaces", kernel)
+    monkeypatch.setattr(linkwatch, "RETRY", 0.01)
+    plans: list[Plan] = []
+
+    async def apply(plan: Plan) -> bool:
+        await trio.lowlevel.checkpoint()
+        plans.append(plan)
+        return answers[len(plans) - 1]
+
+    with trio.move_on_after(0.5):
+        await follow(lambda: [ETH0], (), apply)
+    return plans
+
+
+async def test_what_changed_before_the_watch_began_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = await followed(monkeypatch, Kernel([ETH1]), True)
+    assert [(plan.close, plan.open) for plan in plans] == [((ETH0,), (ETH1,))]
+
+
+async def test_what_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = await followed(monkeypatch, Kernel([ETH0, ETH1]), False, False, True)
+    assert [plan.open for plan in plans] == [(ETH1,)] * 3
+
+
+async def test_a_list_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = OSError(errno.ENODEV, "No such device")
+    plans = await followed(monkeypatch, Kernel(gone, gone, [ETH0, ETH1]), True)
+    assert [plan.open for plan in plans] == [(ETH1,)]
+
+
+async def test_without_a_difference_nothing_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await followed(monkeypatch, Kernel([ETH0])) == []

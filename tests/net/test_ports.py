@@ -38,6 +38,10 @@ TERMINATION = mld.build_router_discovery(Termination())
 class FakeReader:
     sent: list[tuple[bytes, Host]] = field(default_factory=list)
     closed: bool = False
+    rejoined: int = 0
+
+    def rejoin(self) -> None:
+        self.rejoined += 1
 
     def send(self, outgoing: Outgoing, source: Host) -> bool:
         self.sent.append((outgoing.message, source))
@@ -204,6 +208,7 @@ def test_a_carrier_that_comes_back_restarts_the_querier_and_keeps_the_listeners(
     port.link.querier.messages_to_send(now=10.0)
     ports.update(port, Update(gone, ETH0), None, now=11.0)
     assert any(m.destination == mld.ALL_NODES for m in port.link.querier.messages_to_send(now=11.0))
+    assert cast("FakeReader", port.reader).rejoined == 1
     assert SHARE in port.link.membership
 
 

@@ -11,7 +11,19 @@ import pytest
 
 from mcfs.cli import mounts
 from mcfs.cli.lab import INTERFACE
-from tests.netlab.harness import HARNESS, MCFS, MIB, Job, Mounted, Serving, Site, random_file, same_bytes, wait_until
+from tests.netlab.harness import (
+    HARNESS,
+    MCFS,
+    MIB,
+    Job,
+    Mounted,
+    Serving,
+    Site,
+    groups_joined,
+    random_file,
+    same_bytes,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -288,3 +300,63 @@ def test_a_kernel_with_little_room_for_memberships(make_site: Callable[..., Site
     Copy(site, serving, Mounted(client, mountpoint, cache), job).finish()
     assert mount.running
     assert mount.output.count("optmem_max") == warnings, mount.output
+
+
+# --- either's --------------------------------------------------------------------------------------------------------
+
+
+def sysctl(setting: str) -> list[str]:
+    return ["sysctl", "-qw", f"net.ipv6.conf.{INTERFACE}.{setting}"]
+
+
+def set_mtu(mtu: int) -> list[str]:
+    return ["ip", "link", "set", INTERFACE, "mtu", str(mtu)]
+
+
+@pytest.mark.parametrize("where", ["server", "client1"])
+@pytest.mark.parametrize(
+    ("off", "on"),
+    [(sysctl("disable_ipv6=1"), sysctl("disable_ipv6=0")), (set_mtu(1200), set_mtu(1500))],
+    ids=["disabled", "mtu"],
+)
+def test_ipv6_is_taken_from_an_interface_and_given_back(copy: Copy, where: str, off: list[str], on: list[str]) -> None:
+    """With an MTU below 1,280 the kernel forgets all about IPv6 there, the groups as well."""
+    host = copy.site.lab.host(where)
+    host.run(off)
+    time.sleep(AWAY)
+    assert copy.job.running
+    host.run(on)
+    copy.finish()
+
+
+def test_a_later_interface_with_a_small_mtu_is_served_in_fragments(make_site: Callable[..., Site]) -> None:
+    site = make_site(1)
+    lab = site.lab
+    source = make_source(site)
+    (client,) = lab.clients
+    lab.plug_in(lab.server, "eth1")
+    set_link(lab.server, "down", "eth1")
+    serving = site.serve(lab.server, source.parent, interfaces=())
+    lab.unplug(lab.server)
+    lab.server.run(["ip", "link", "set", "eth1", "mtu", "1400"])
+    set_link(lab.server, "up", "eth1")
+    mounted = site.mount(client, "data")
+    Copy(site, serving, mounted, site.start(client, same_bytes(source, mounted.path / "file"))).finish()
+    assert "eth1: its MTU is 1400" in serving.job.output
+
+
+@pytest.mark.parametrize("max_groups", [1, 3])
+def test_no_more_groups_are_joined_than_the_user_allows(make_site: Callable[..., Site], max_groups: int) -> None:
+    site = make_site(1)
+    source = make_source(site)
+    serving = site.serve(site.lab.server, source.parent, options=SLOW)
+    (client,) = site.lab.clients
+    mounted = site.mount(client, "data", max_groups=max_groups)
+    stays = site.start(client, ["sleep", "600"]).process.pid
+    job = site.start(client, same_bytes(source, mounted.path / "file"))
+    most = 0
+    while job.running:
+        most = max(most, sum(group.startswith("ff15") for group in groups_joined(str(stays))))
+        time.sleep(0.01)
+    Copy(site, serving, mounted, job).finish()
+    assert 1 < most <= 1 + max_groups, "one is the channel of the share"
