@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 from mcfs.cli import values
 from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS
-from mcfs.net.client import MAX_SHARE_CHANNELS, pace_class
+from mcfs.net.client import pace_class
 from mcfs.net.interfaces import Kind
+from mcfs.net.memberships import MAX_SHARE_CHANNELS
 from mcfs.net.receive import RECEIVE_BUFFER, USABLE_SHARE
 from mcfs.protocol.wire import DEFAULT_MTU, MIN_MTU
 

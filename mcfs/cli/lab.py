@@ -184,16 +184,29 @@ class Lab:
         self.switch.run(["ip", "link", "set", host.name, "up" if up else "down"])
         _wait_for(lambda: _has_carrier(host) == up, f"{host.name}: carrier did not change")
 
-    def link_local(self, host: Host) -> str:
-        """The link-local address of eth0, without a zone."""
-        addresses = _link_local_addresses(host)
+    def plug_in(self, host: Host, interface: str = INTERFACE) -> None:
+        """Gives `host` an interface that is connected to the switch; returns when it has an address."""
+        self._plug_in(host, interface)
+        _wait_for(partial(self.has_address, host, interface), f"{host.name}: no link-local address")
+
+    def unplug(self, host: Host, interface: str = INTERFACE) -> None:
+        """Takes the interface out of `host`, as if it were on a USB plug."""
+        host.run(["ip", "link", "delete", interface])
+
+    def has_address(self, host: Host, interface: str = INTERFACE) -> bool:
+        """Whether an interface has a link-local address that can be used."""
+        return _has_address(host, interface)
+
+    def link_local(self, host: Host, interface: str = INTERFACE) -> str:
+        """The link-local address of an interface, without a zone."""
+        addresses = _link_local_addresses(host, interface)
         if not addresses:
             raise LabError(f"{host.name} has no link-local address")
         return addresses[0]
 
-    def tx_bytes(self, host: Host) -> int:
+    def tx_bytes(self, host: Host, interface: str = INTERFACE) -> int:
         """Bytes that `host` has sent, link-layer headers included."""
-        return int(_interface(host)["stats64"]["tx"]["bytes"])
+        return int(_interface(host, interface)["stats64"]["tx"]["bytes"])
 
     def rx_bytes(self, host: Host) -> int:
         """Bytes that `host` has received, link-layer headers included, also those that `loss` dropped."""
@@ -222,15 +235,16 @@ class Lab:
         self.switch.run(["ip", "link", "add", BRIDGE, "type", "bridge", *options])
         self.switch.run(["ip", "link", "set", BRIDGE, "up"])
 
-    def _plug_in(self, host: Host) -> None:
+    def _plug_in(self, host: Host, interface: str = INTERFACE) -> None:
+        port = host.name if interface == INTERFACE else f"{host.name}-{interface}"
         _sysctl(host, "all.disable_ipv6=0", "default.disable_ipv6=0", "all.accept_dad=0", "default.accept_dad=0")
-        ends = ["name", INTERFACE, "netns", host.namespace, "type", "veth", "peer", "name", host.name]
+        ends = ["name", interface, "netns", host.namespace, "type", "veth", "peer", "name", port]
         _run(["ip", "link", "add", *ends, "netns", self.switch.namespace])
-        if self._wire:
+        if self._wire and interface == INTERFACE:
             self.wire_mode(host)
         host.run(["ip", "link", "set", "lo", "up"])
-        host.run(["ip", "link", "set", INTERFACE, "up"])
-        self.switch.run(["ip", "link", "set", host.name, "master", BRIDGE, "up"])
+        host.run(["ip", "link", "set", interface, "up"])
+        self.switch.run(["ip", "link", "set", port, "master", BRIDGE, "up"])
 
     def _remove(self) -> None:
         """Ends processes before it waits for any: one that reads from a mount cannot end before the mount's daemon."""
@@ -344,19 +358,19 @@ def _sysctl(host: Host, *settings: str) -> None:
     host.run(["sysctl", "-qw", *(f"net.ipv6.conf.{setting}" for setting in settings)])
 
 
-def _link_local_addresses(host: Host) -> list[str]:
-    shown = json.loads(host.run(["ip", "-6", "-j", "address", "show", "dev", INTERFACE, "scope", "link"]).stdout)
+def _link_local_addresses(host: Host, interface: str = INTERFACE) -> list[str]:
+    shown = json.loads(host.run(["ip", "-6", "-j", "address", "show", "dev", interface, "scope", "link"]).stdout)
     addresses = (address for interface in shown for address in interface.get("addr_info", []))
     # What `scope` leaves out is there as {}.
     return [address["local"] for address in addresses if "local" in address and not address.get("tentative")]
 
 
-def _has_address(host: Host) -> bool:
-    return bool(_link_local_addresses(host))
+def _has_address(host: Host, interface: str = INTERFACE) -> bool:
+    return bool(_link_local_addresses(host, interface))
 
 
-def _interface(host: Host) -> dict[str, Any]:
-    shown: list[dict[str, Any]] = json.loads(host.run(["ip", "-s", "-j", "link", "show", "dev", INTERFACE]).stdout)
+def _interface(host: Host, interface: str = INTERFACE) -> dict[str, Any]:
+    shown: list[dict[str, Any]] = json.loads(host.run(["ip", "-s", "-j", "link", "show", "dev", interface]).stdout)
     return shown[0]
 
 

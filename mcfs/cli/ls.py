@@ -88,6 +88,7 @@ def ls(
             cache_dir=Path(cache),
             timeout=timeout,
             catalogue=place is None,
+            interface_names=tuple(names),
         )
         style = Style(human, escape=sys.stdout.isatty())
         if place is None:

@@ -161,6 +161,7 @@ def _client_settings(request: Request) -> ClientSettings:
         max_wait=options.max_wait,
         max_groups=options.max_groups,
         catalogue=request.share is None,
+        interface_names=options.iface,
     )
 
 

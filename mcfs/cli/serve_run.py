@@ -20,8 +20,10 @@ from mcfs.cli import terminal, values
 from mcfs.cli.exits import Exit
 from mcfs.cli.publisher import fingerprint, load_key, load_or_make_key
 from mcfs.net.interfaces import Choice, Interface, choose
+from mcfs.net.ports import link_rate
 from mcfs.net.sdnotify import notify
-from mcfs.net.server import Server, ServerSettings, link_rate
+from mcfs.net.server import Server
+from mcfs.net.settings import ServerSettings
 from mcfs.protocol.announce import Announcement
 from mcfs.protocol.errors import UserError
 from mcfs.serve.index import Index, ScanProgress, Snapshot
@@ -100,6 +102,7 @@ def _open_server(store: NodeStore, choice: Choice, request: ServeRequest, key: S
         always=request.always,
         querier=request.querier,
         query_interval=request.query_interval,
+        interface_names=request.interfaces,
     )
     try:
         return Server(WithProbe(store, scope=request.scope), choice.chosen, settings, key)

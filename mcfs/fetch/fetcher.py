@@ -210,6 +210,18 @@ class Fetcher:
         if group in self._held and group in self._joined:
             self._leave(group, now)
 
+    def renew(self, groups: Iterable[Group], *, now: float) -> None:
+        """Join these anew now: an interface came up, and the silence until then was nobody's fault."""
+        for origin in self._origins.values():
+            origin.silence, origin.active_since = SILENCE, now
+        for group in groups:
+            fetch = self._fetches.get(group)
+            if fetch is None:
+                self.rejoin(group, now=now)
+            elif fetch.state is State.JOINED:
+                fetch.patience = NODE_SILENCE
+                self._rejoin(fetch, now)
+
     @property
     def window(self) -> int:
         """Bytes that a sequential reader should keep asked for."""

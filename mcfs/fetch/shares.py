@@ -66,3 +66,8 @@ class ShareTable:
     def interfaces(self, name: bytes) -> tuple[int, ...]:
         share = self._shares.get(name)
         return tuple(share.interfaces) if share else ()
+
+    def forget_interface(self, index: int) -> None:
+        """It has gone: what is heard on one that has this index later is another matter."""
+        for share in self._shares.values():
+            share.interfaces.pop(index, None)

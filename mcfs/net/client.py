@@ -1,8 +1,9 @@
 """The client on a real socket: what the file system asks of (`mcfs.fuse.backend.Backend`), on top of the cores in
 `mcfs.fetch`.
 
-Tasks: one receives, one changes memberships and watches the time; both are in the nursery of `open_client`. Threads
-read and write the disk cache. All tables belong to the event loop; between two awaits they are consistent.
+Tasks: one receives, one changes memberships and watches the time, one follows the interfaces; all are in the nursery of
+`open_client`. Threads read and write the disk cache. All tables belong to the event loop; between two awaits they are
+consistent.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from mcfs.fetch.merging import Followed
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
 from mcfs.fetch.shares import ShareTable
+from mcfs.net.linkwatch import follow
 from mcfs.net.loader import WorkerPool
+from mcfs.net.memberships import Memberships
 from mcfs.net.receive import Receiver, Run
 from mcfs.protocol import addressing, merkle, wire
 from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, decode_gone_untrusted
@@ -38,27 +41,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mcfs.net.interfaces import Interface
+    from mcfs.net.reconcile import Plan
     from mcfs.protocol.merkle import Buffer
 
 log = logging.getLogger(__name__)
 
 TURN: Final = 0.004
 """Seconds of receiving after which leaves, deadlines and FUSE replies get their turn."""
-FIRST_REPEAT: Final = 1.5
-MAX_REPEAT: Final = 10.0
-"""A control channel in which nothing comes is joined anew after these many seconds, doubling."""
 MAX_LISTING_BYTES: Final = 32 << 20
 """Encoded bytes of the listings that are kept decoded."""
 CONTROL_RATE: Final = 200
 """Control datagrams a second whose signatures are checked: 100 us each."""
 BEACON_RATE: Final = 500
 """Beacons a second that are looked at, of all shares: 20 shares in use."""
-MAX_SHARE_CHANNELS: Final = 16
-"""Shares whose own channels are held because files of them were opened, the latest ones."""
 CACHE_READERS: Final = 2
 PACE_SLACK: Final = 0.004
 """Seconds that a slow reader may be away from its socket: what the server sends meanwhile must fit its buffer."""
-MIN_GROUPS: Final = 4
 TREE_SECONDS: Final = 30.0
 """How long after the last file was opened the next ones of the tree, as far as they were looked at, count as wanted."""
 STREAM_SECONDS: Final = 2.0
@@ -77,6 +75,8 @@ class ClientSettings:
     max_groups: int = DEFAULT_MAX_GROUPS
     catalogue: bool = True
     """Whether to listen for all shares, or only for those that `wait_share` names."""
+    interface_names: tuple[str, ...] = ()
+    """Those to use whenever they exist; none: all that are suited."""
 
 
 class _Waiter:
@@ -89,15 +89,6 @@ class _Waiter:
         self.count = 0
         self.data: Buffer | None = None
         self.error: NotAvailable | BadNode | None = None
-
-
-@dataclass(slots=True)
-class _Control:
-    """A control channel that is held."""
-
-    last_heard: float
-    repeat: float = FIRST_REPEAT
-    joined_at: float = 0.0
 
 
 @asynccontextmanager
@@ -122,7 +113,6 @@ class Client:
     def __init__(self, settings: ClientSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._clock = clock
-        self._indexes = tuple(interface.index for interface in settings.interfaces)
         self._receiver = Receiver(settings.port)
         self._cache = Cache.open(settings.cache_dir)
         self._shares = ShareTable(settings.timeout)
@@ -135,8 +125,7 @@ class Client:
         self._fetcher = Fetcher(limits)
         self._tree = NodeTree(self._fetcher, self._cache, settings.scope, is_down=self._is_down, pace=self._pace)
         self._waiters: dict[Node, _Waiter] = {}
-        self._controls: dict[Group, _Control] = {}
-        self._memberships: dict[Group, tuple[int, ...]] = {}
+        self._memberships = Memberships(self._receiver, self._fetcher, self._shares, settings.interfaces)
         self._listings: OrderedDict[ObjectRef, tuple[Entry, ...]] = OrderedDict()
         self._listing_bytes = 0
         self._news = trio.Event()
@@ -144,13 +133,11 @@ class Client:
         self._token: trio.lowlevel.TrioToken | None = None
         self._control_budget = _Budget(CONTROL_RATE)
         self._beacon_budget = _Budget(BEACON_RATE)
-        self._share_channels: OrderedDict[Group, None] = OrderedDict()
         self._paces: dict[bytes, int] = {}
         self._followers = TreeFollowers()
         self._followed = Followed()
         self._readers: WorkerPool[Load, tuple[Load, Buffer | None]] | None = None
         self._writer: WorkerPool[Store, Store] | None = None
-        self._warned_groups = False
         self._streams: dict[FileReader | TreeFollower, float] = {}
         self._top_up_due = False
 
@@ -180,7 +167,8 @@ class Client:
 
     def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
         self._follow_tree(share, entry, upcoming)
-        self._hold_share(addressing.share_group(share, self._settings.scope))
+        if self._memberships.hold_share(addressing.share_group(share, self._settings.scope), now=self._clock()):
+            self._wake.set()
         if entry.extent is not None:
             self._tree.request(
                 Node(entry.extent.object, 0, entry.extent.offset // entry.extent.object.block_size),
@@ -332,6 +320,9 @@ class Client:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._receive_loop)
             nursery.start_soon(self._time_loop)
+            nursery.start_soon(
+                follow, lambda: self._memberships.interfaces, self._settings.interface_names, self._apply
+            )
             task_status.started()
 
     def close(self) -> None:
@@ -360,16 +351,15 @@ class Client:
             now = self._clock()
             self._wake = trio.Event()
             self._fetcher.handle_timeout(now=now)
-            self._repeat_controls(now)
+            self._memberships.repeat(now=now)
             self._pump(now)
             due = self._next_timeout(self._clock())
             with trio.move_on_after(max(0.0, due)):
                 await self._wake.wait()
 
     def _next_timeout(self, now: float) -> float:
-        times = [c.joined_at + c.repeat for c in self._controls.values()]
-        due = self._fetcher.next_timeout(now=now)
-        return min((*times, due) if due is not None else times, default=now + 60.0) - now
+        times = (self._memberships.next_timeout(), self._fetcher.next_timeout(now=now))
+        return min((t for t in times if t is not None), default=now + 60.0) - now
 
     def _pump(self, now: float) -> None:
         """Move what the cores have to say to where it belongs."""
@@ -389,12 +379,7 @@ class Client:
         for outcome in tree.events():
             self._tell(outcome)
         self._top_up(now)
-        changes = self._fetcher.changes(now=now)
-        if changes is not None:
-            for group in changes.leaves:
-                self._leave(group)
-            for group in changes.joins:
-                self._join(group, now)
+        self._memberships.change(now=now)
 
     def _top_up(self, now: float) -> None:
         """Keep the window full: a block of each reader in turn."""
@@ -428,7 +413,7 @@ class Client:
     # --- what comes ---
 
     def _received(self, run: Run, now: float) -> None:
-        if run.group in self._controls:
+        if self._memberships.is_control(run.group):
             self._control(run, now)
             return
         gone = self._fetcher.receive(run.group, run.source, run.datagrams, now=now)
@@ -449,9 +434,7 @@ class Client:
                 self._fetcher.counters.bad_datagrams += 1
 
     def _announced(self, announcement: Announcement, run: Run, now: float) -> None:
-        control = self._controls[run.group]
-        control.last_heard = control.joined_at = now
-        control.repeat = FIRST_REPEAT
+        self._memberships.heard(run.group, now=now)
         if self._shares.announced(announcement, run.ifindex, now=now):
             self._news.set()
             self._news = trio.Event()
@@ -490,60 +473,13 @@ class Client:
     # --- membership ---
 
     def _hold(self, group: Group) -> None:
-        if group not in self._controls:
-            now = self._clock()
-            self._controls[group] = _Control(now, joined_at=now)
-            self._fetcher.hold(group)
+        if self._memberships.hold(group, now=self._clock()):
             self._wake.set()
 
-    def _hold_share(self, group: Group) -> None:
-        """Listen to the channel of a share that is in use, for its beacons."""
-        if group in self._share_channels:
-            self._share_channels.move_to_end(group)
-        elif group not in self._controls:
-            self._share_channels[group] = None
-            self._hold(group)
-            if len(self._share_channels) > MAX_SHARE_CHANNELS:
-                oldest, _ = self._share_channels.popitem(last=False)
-                del self._controls[oldest]
-                self._fetcher.release(oldest, now=self._clock())
-
-    def _repeat_controls(self, now: float) -> None:
-        for group, control in self._controls.items():
-            if now >= control.joined_at + control.repeat:
-                control.joined_at = now
-                control.repeat = min(MAX_REPEAT, control.repeat * 2)
-                self._fetcher.rejoin(group, now=now)
-
-    def _join(self, group: Group, now: float) -> None:
-        indexes = self._interfaces_of(group)
-        results = [self._receiver.join(group, index) for index in indexes]
-        self._memberships[group] = indexes
-        if any(result.ok for result in results):
-            return
-        self._fetcher.refused(group, now=now)
-        if any(result.too_many for result in results):
-            self._fewer_groups()
-
-    def _leave(self, group: Group) -> None:
-        for index in self._memberships.pop(group, ()):
-            self._receiver.leave(group, index)
-
-    def _interfaces_of(self, group: Group) -> tuple[int, ...]:
-        """A share's nodes are joined only where the share is heard."""
-        origin = self._fetcher.origin_of(group)
-        heard = self._shares.interfaces(origin) if origin is not None else ()
-        return heard or self._indexes
-
-    def _fewer_groups(self) -> None:
-        limits = self._fetcher.limits
-        fewer = max(MIN_GROUPS, limits.max_groups // 2)
-        self._fetcher.limits = Limits(limits.timeout, limits.max_wait, fewer, limits.max_bytes)
-        if not self._warned_groups:
-            self._warned_groups = True
-            log.warning(
-                "the kernel allows no more multicast memberships: holding %d (sysctl net.core.optmem_max)", fewer
-            )
+    async def _apply(self, plan: Plan) -> bool:
+        self._memberships.apply(plan, now=self._clock())
+        self._wake.set()
+        return True
 
     # --- shares ---
 

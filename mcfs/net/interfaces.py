@@ -88,6 +88,8 @@ class Interface:
     running: bool
     """Has a carrier."""
     multicast: bool
+    addresses: frozenset[bytes] = frozenset()
+    """All its IPv6 addresses that can be sent from now, 16 bytes each."""
 
     @property
     def wireless(self) -> bool:
@@ -174,10 +176,14 @@ def _summary(skipped: Sequence[Skipped]) -> str:
 
 def list_interfaces() -> tuple[Interface, ...]:
     """All interfaces of this network namespace, in the order of their index."""
-    addresses = _link_local_addresses(Path("/proc/thread-self/net/if_inet6"))
+    path = Path("/proc/thread-self/net/if_inet6")
+    link_locals, addresses = _link_local_addresses(path), _usable_addresses(path)
     speeds = {name: stats.speed for name, stats in psutil.net_if_stats().items()}
     links = sorted(_links(), key=lambda link: link.index)
-    return tuple(_interface(link, addresses.get(link.index), speeds.get(link.name, 0)) for link in links)
+    return tuple(
+        _interface(link, link_locals.get(link.index), addresses.get(link.index, frozenset()), speeds.get(link.name, 0))
+        for link in links
+    )
 
 
 # --- what the kernel says --------------------------------------------------------------------------------------------
@@ -199,7 +205,7 @@ class _Address:
     flags: int
 
 
-def _interface(link: _Link, address: _Address | None, speed: int) -> Interface:
+def _interface(link: _Link, address: _Address | None, addresses: frozenset[bytes], speed: int) -> Interface:
     return Interface(
         name=link.name,
         index=link.index,
@@ -211,6 +217,7 @@ def _interface(link: _Link, address: _Address | None, speed: int) -> Interface:
         up=bool(link.flags & _IFF_UP),
         running=bool(link.flags & _IFF_RUNNING),
         multicast=bool(link.flags & _IFF_MULTICAST),
+        addresses=addresses,
     )
 
 
@@ -239,11 +246,24 @@ def _answers_wireless(name: str) -> bool:
 
 def _link_local_addresses(path: Path) -> dict[int, _Address]:
     """Interface index to link-local address; without the file the kernel has no IPv6, so there are none."""
+    return dict(_parse_if_inet6(_lines(path)))
+
+
+def _usable_addresses(path: Path) -> dict[int, frozenset[bytes]]:
+    """Interface index to the addresses that have passed duplicate address detection."""
+    found: dict[int, set[bytes]] = {}
+    for line in _lines(path):
+        address, index, _, _, flags, _ = line.split(maxsplit=5)
+        if not int(flags, 16) & (_IFA_F_DADFAILED | _IFA_F_TENTATIVE):
+            found.setdefault(int(index, 16), set()).add(bytes.fromhex(address))
+    return {index: frozenset(addresses) for index, addresses in found.items()}
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text().splitlines()
+        return path.read_text().splitlines()
     except OSError:
-        return {}
-    return dict(_parse_if_inet6(lines))
+        return []
 
 
 def _parse_if_inet6(lines: Sequence[str]) -> Iterator[tuple[int, _Address]]:

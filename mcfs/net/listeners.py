@@ -10,6 +10,7 @@ Nothing is judged here: a message comes up with its `Envelope`, and `mcfs.protoc
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import socket
@@ -129,6 +130,15 @@ class ReportReader:
                 return False
             raise
         return True
+
+    def rejoin(self) -> None:
+        """Join the routers' groups anew, after IPv6 came back to the interface: where it was taken away, for instance
+        by an MTU below 1,280, the kernel has forgotten who was a member. An interface that has gone is no error."""
+        for group in _MULTICAST_HEARD:
+            request = _GROUP_REQUEST.pack(group, self.ifindex)
+            for option in (socket.IPV6_LEAVE_GROUP, socket.IPV6_JOIN_GROUP):
+                with contextlib.suppress(OSError):
+                    self._socket.setsockopt(socket.IPPROTO_IPV6, option, request)
 
     def _set_options(self) -> None:
         sock = self._socket

@@ -1,38 +1,29 @@
-"""The server on real sockets: one task reads MLD messages per interface, one task sends.
+"""The server on real sockets: one task reads MLD messages per interface, one task sends, one follows the interfaces.
 
 Everything that decides lives in `mcfs.serve`. Between two awaits the tables are consistent; all tasks are in the
-nursery of `Server.run`.
+nursery of `Server.run`, those of one interface in a nursery of its own within.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import random
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from mcfs.net.listeners import OldReportReader, ReportReader
+from mcfs.net.links import Links
+from mcfs.net.linkwatch import follow
 from mcfs.net.loader import WorkerPool
+from mcfs.net.offer import Offer
 from mcfs.net.own_groups import own_groups
-from mcfs.net.peers import PeerSocket
-from mcfs.net.transmit import Sent, Transmitter
-from mcfs.protocol import addressing, mld, wire
-from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, encode_announcement, encode_gone
+from mcfs.net.ports import Port, Ports, link_rate, open_port
+from mcfs.net.transmit import Sent
+from mcfs.protocol import mld, wire
 from mcfs.protocol.errors import BadDatagram, Gone
-from mcfs.protocol.ids import Group, Host, Node
-from mcfs.serve.announcer import Announcer
-from mcfs.serve.carousel import MIN_REPAIR, Carousel
-from mcfs.serve.link import Link
-from mcfs.serve.membership import QUERY_INTERVAL
-from mcfs.serve.payload import Payload, PayloadCache
-from mcfs.serve.querier import Mode, Outgoing, Querier, Timers
-from mcfs.serve.schedule import NOBODY, RANDOM_REPAIR_START, Scheduler, Transmission
-from mcfs.serve.senders import Senders
+from mcfs.serve.payload import Payload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -40,13 +31,15 @@ if TYPE_CHECKING:
     from nacl.signing import SigningKey
 
     from mcfs.net.interfaces import Interface
+    from mcfs.net.listeners import OldReportReader, ReportReader
+    from mcfs.net.reconcile import Plan
+    from mcfs.net.settings import ServerSettings
+    from mcfs.protocol.announce import Announcement
+    from mcfs.protocol.ids import Node
     from mcfs.serve.probe import Store
 
 log = logging.getLogger(__name__)
 
-DEFAULT_SHARE_OF_LINK: Final = 0.95
-UNKNOWN_LINK_RATE: Final = 1e9
-"""Bits per second assumed of an interface that does not tell its speed."""
 TURN: Final = 0.002
 """Seconds that the sending task works before others get a turn: reports come in between two bursts anyway."""
 SHORT_WAIT: Final = 0.0012
@@ -55,56 +48,12 @@ DOWN_PAUSE: Final = 0.1
 LOADER_THREADS: Final = 2
 PEER_PAUSE: Final = 0.05
 """Seconds between two looks at what other servers say: 1,300 signatures a second, 100 us each, are checked at most."""
-MAX_COORDINATED: Final = 128
-"""Shares for which other servers are listened for, each with a group of its own; hosts may report 256."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    port: int = wire.DEFAULT_PORT
-    scope: int = addressing.SITE_LOCAL
-    hops: int = 1
-    rate: int | None = None
-    """Bits per second on each interface; None: 95 % of the link's speed."""
-    mtu: int | None = None
-    querier: Mode = "auto"
-    always: bool = False
-    """Send everything round and round, whoever listens."""
-    query_interval: float = QUERY_INTERVAL
-    """Seconds between two general queries."""
-
-
-@dataclass(slots=True)
-class _Port:
-    """One interface with its sockets."""
-
-    interface: Interface
-    link: Link
-    reader: ReportReader
-    old_reader: OldReportReader | None
-    transmitter: Transmitter
-    peers: PeerSocket
-    rate: int
-    unsent: Transmission | None = None
-    blocked_until: float = 0.0
-    waiting: bool = False
-    """The socket's buffer is full and a task waits for room."""
-
-    @property
-    def refused(self) -> int:
-        """Packets that were no MLDv1 messages although they claimed to be."""
-        return self.old_reader.refused if self.old_reader is not None else 0
 
 
 @dataclass(slots=True)
 class _Loaded:
     node: Node
     payload: Payload | None = field(default=None)
-
-
-def link_rate(interface: Interface, asked: int | None) -> int:
-    """The rate of an interface in bits per second."""
-    return asked or int(DEFAULT_SHARE_OF_LINK * (interface.speed_bits or UNKNOWN_LINK_RATE))
 
 
 class Server:
@@ -119,55 +68,34 @@ class Server:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Opens the sockets. Raises OSError, PermissionError without CAP_NET_RAW."""
-        self._store = store
+        """Opens the sockets of the interfaces that there are now. Raises OSError if none can be opened, PermissionError
+        without CAP_NET_RAW."""
         self._settings = settings
-        self._key = signing_key
         self._clock = clock
-        self._rng = random.Random()
-        self._payloads = PayloadCache()
-        self._announcements: dict[bytes, Announcement] = {}
+        self._offer = Offer(settings, signing_key)
+        self._links = Links(store, self._offer, settings, clock)
         self._wake = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
-        self._symbol_size = wire.max_symbol_size(settings.mtu or wire.DEFAULT_MTU)
-        self._catalogue = addressing.catalogue_group(settings.scope)
-        self._ports: list[_Port] = []
-        self._loads: dict[Node, list[_Port]] = {}
+        self._ports = Ports(self._links.make)
+        self._loads: dict[Node, list[Port]] = {}
         self._loader: WorkerPool[Node, _Loaded] | None = None
-        with contextlib.ExitStack() as stack:
-            for interface in interfaces:
-                self._ports.append(self._open_port(interface, stack))
-            self._stack = stack.pop_all()
+        self._failing: set[str] = set()
+        """Names of interfaces of which was said that they cannot be opened."""
+        self._opened = self._open_first(interfaces)
 
     # --- what is served ---
 
     def publish(self, announcements: Mapping[bytes, Announcement]) -> None:
         """Announce these shares; `rate` and `addresses` are filled in per interface."""
-        now = self._clock()
-        for name, announcement in announcements.items():
-            if self._announcements.get(name) != announcement:
-                self._announcements[name] = announcement
-                for port in self._ports:
-                    port.link.announcer.publish(self._share_group(name), name, now=now)
-                    self._announce_always(port, name, now)
-                    self._meet_others(port, announcement, now)
+        names = self._offer.replace(announcements)
+        for port in (*self._opened, *self._ports):
+            self._offer.publish(port.link, names, now=self._clock())
+            port.meet_others()
         self._wake.set()
 
     @property
     def statistics(self) -> dict[str, int]:
-        ports = self._ports
-        return {
-            "bytes_sent": sum(p.transmitter.bytes_sent for p in ports),
-            "datagrams_sent": sum(p.transmitter.datagrams_sent for p in ports),
-            "source_symbols": sum(p.link.scheduler.counters.source_symbols for p in ports),
-            "repair_symbols": sum(p.link.scheduler.counters.repair_symbols for p in ports),
-            "passes": sum(p.link.scheduler.counters.passes for p in ports),
-            "reports": sum(p.link.counters.reports for p in ports),
-            "joins": sum(p.link.counters.joins for p in ports),
-            "bad_messages": sum(p.link.counters.bad_messages + p.refused for p in ports),
-            "refused_joins": sum(p.link.membership.counters.refused for p in ports),
-            "listeners_seen": len(set().union(*(p.link.hosts_seen for p in ports))) if ports else 0,
-        }
+        return self._ports.statistics()
 
     # --- running ---
 
@@ -177,41 +105,58 @@ class Server:
         self._loader = WorkerPool("load", LOADER_THREADS, self._load, self._wake_from_thread)
         try:
             async with trio.open_nursery() as nursery:
-                for port in self._ports:
-                    nursery.start_soon(self._read, port, port.reader)
-                    if port.old_reader is not None:
-                        nursery.start_soon(self._read, port, port.old_reader)
-                    nursery.start_soon(self._read_peers, port)
-                nursery.start_soon(self._send_loop, nursery)
+                while self._opened:
+                    await nursery.start(self._run_port, self._opened.pop(0))
+                nursery.start_soon(self._follow_interfaces, nursery)
+                nursery.start_soon(self._send_loop)
                 task_status.started()
         finally:
-            self._goodbye()
+            for port in self._opened:
+                port.close()
             self._loader.close(timeout=0.2)
-            self._stack.close()
 
-    async def _read(self, port: _Port, reader: ReportReader | OldReportReader) -> None:
+    async def _run_port(self, port: Port, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Everything of one interface, until its nursery is cancelled."""
+        try:
+            async with trio.open_nursery() as tasks:
+                port.tasks = tasks
+                tasks.start_soon(self._read, port, port.reader)
+                if port.old_reader is not None:
+                    tasks.start_soon(self._read, port, port.old_reader)
+                tasks.start_soon(self._read_peers, port)
+                self._ports.add(port, now=self._clock())
+                self._wake.set()
+                task_status.started()
+        finally:
+            port.close()
+
+    async def _read(self, port: Port, reader: ReportReader | OldReportReader) -> None:
         while True:
             await trio.lowlevel.wait_readable(reader.fileno())
             self._drain(port, reader)
             self._wake.set()
 
-    def _drain(self, port: _Port, reader: ReportReader | OldReportReader) -> None:
+    def _drain(self, port: Port, reader: ReportReader | OldReportReader) -> None:
         now = self._clock()
         for envelope, message in reader.receive():
-            port.link.receive(envelope, message, now=now)
+            if not self._ports.is_own(port, envelope, message, now=now) and not port.passive:
+                port.link.receive(envelope, message, now=now)
 
-    async def _read_peers(self, port: _Port) -> None:
+    async def _read_peers(self, port: Port) -> None:
         while True:
             await trio.lowlevel.wait_readable(port.peers.fileno())
             for channel, datagram in port.peers.receive():
-                self._peer_heard(port, channel, datagram)
+                try:
+                    self._offer.other_server_untrusted(port.link, channel, datagram, now=self._clock())
+                except BadDatagram:
+                    port.link.counters.bad_messages += 1
             self._wake.set()
             await trio.sleep(PEER_PAUSE)
 
-    async def _send_loop(self, nursery: trio.Nursery) -> None:
+    async def _send_loop(self) -> None:
         while True:
             self._wake = trio.Event()
-            wait = self._turn(nursery)
+            wait = self._turn()
             if wait is None:
                 await self._wake.wait()
             elif wait > SHORT_WAIT:
@@ -222,7 +167,7 @@ class Server:
                 if wait > 0:
                     time.sleep(min(wait, SHORT_WAIT))  # noqa: ASYNC251 - see SHORT_WAIT
 
-    def _turn(self, nursery: trio.Nursery) -> float | None:
+    def _turn(self) -> float | None:
         """Send for a while. Returns the seconds until there is more to do; None: only when something happens."""
         end = self._clock() + TURN
         while True:
@@ -230,8 +175,10 @@ class Server:
             busy = False
             for port in self._ports:
                 self._drain(port, port.reader)
-                self._housekeeping(port, now)
-                busy |= self._send_one(port, now, nursery)
+                if not port.passive:
+                    self._housekeeping(port, now)
+                    busy |= self._send_one(port, now)
+            self._ports.review(now=now)
             self._load_more()
             if not busy:
                 return self._until_next(now)
@@ -239,10 +186,13 @@ class Server:
                 return 0.0
 
     def _until_next(self, now: float) -> float | None:
-        times = []
+        times: list[float | None] = []
         for port in self._ports:
+            if port.passive:
+                times.append(port.passive_until)
+                continue
             times.append(port.link.next_timeout(now))
-            if not port.waiting:
+            if port.ready and not port.waiting:
                 due = port.link.scheduler.next_timeout(now) if port.unsent is None else now
                 times.append(None if due is None else max(due, port.blocked_until))
         known = [t for t in times if t is not None]
@@ -250,9 +200,9 @@ class Server:
 
     # --- one interface ---
 
-    def _send_one(self, port: _Port, now: float, nursery: trio.Nursery) -> bool:
+    def _send_one(self, port: Port, now: float) -> bool:
         """Send one burst; False if there is nothing to send on this interface now."""
-        if port.waiting or port.blocked_until > now:
+        if not port.ready or port.waiting or port.blocked_until > now:
             return False
         transmission = port.unsent or port.link.scheduler.next(now)
         if transmission is None:
@@ -261,91 +211,33 @@ class Server:
         result = port.transmitter.send(transmission.group, transmission.datagrams())
         if result is Sent.BLOCKED:
             port.unsent, port.waiting = transmission, True
-            nursery.start_soon(self._wait_for_room, port)
+            assert port.tasks is not None
+            port.tasks.start_soon(self._wait_for_room, port)
         elif result is Sent.DOWN:
             port.blocked_until = now + DOWN_PAUSE
         return True
 
-    async def _wait_for_room(self, port: _Port) -> None:
+    async def _wait_for_room(self, port: Port) -> None:
         await trio.lowlevel.wait_writable(port.transmitter.socket)
         port.waiting = False
         self._wake.set()
 
-    def _housekeeping(self, port: _Port, now: float) -> None:
+    def _housekeeping(self, port: Port, now: float) -> None:
         link = port.link
         due = link.next_timeout(now)
         if due is not None and due <= now:
             if link.own_groups_due is not None and link.own_groups_due <= now:
                 link.own_groups(own_groups(port.interface.index), now=now)
             link.handle_timeout(now=now)
-            self._send_mld(port, link.messages_to_send(now=now))
+            port.send_mld(link.messages_to_send(now=now))
             for group, name in link.announcer.due(now=now):
-                self._announce(port, group, name)
+                port.transmitter.send_control(group, self._offer.announcement(port, name))
             for channel, name in link.senders.due(now=now):
-                port.peers.send(channel, self._announcement(port, name))
+                port.peers.send(channel, self._offer.announcement(port, name))
         for group, body in link.beacons(now=now):
             port.transmitter.send_control(group, wire.control(wire.BEACON, body, round(1000 * link.scheduler.hold)))
         for group in link.scheduler.told_gone():
-            body = encode_gone(group, _unix_ms(), self._key)
-            port.transmitter.send_control(group, wire.control(wire.GONE, body))
-
-    def _announce(self, port: _Port, group: Group, name: bytes) -> None:
-        port.transmitter.send_control(group, self._announcement(port, name))
-
-    def _announce_always(self, port: _Port, name: bytes, now: float) -> None:
-        if self._settings.always:
-            for group in (self._share_group(name), self._catalogue):
-                port.link.announcer.joined(NOBODY, group, now=now)
-
-    def _announcement(self, port: _Port, name: bytes) -> bytes:
-        """The datagram, signed now."""
-        announcement = self._announcements[name]
-        source = port.transmitter.source(self._catalogue)
-        complete = Announcement(
-            announcement.version,
-            _unix_ms(),
-            announcement.entry,
-            announcement.owners,
-            announcement.total_bytes,
-            announcement.total_files,
-            port.rate,
-            tuple(dict.fromkeys(address for address in (port.interface.link_local, source) if address)),
-            math.ceil(port.link.carousel.period) if port.link.carousel else 0,
-        )
-        return wire.control(wire.ANNOUNCEMENT, encode_announcement(complete, self._key))
-
-    def _send_mld(self, port: _Port, messages: Iterable[Outgoing]) -> None:
-        for message in messages:
-            port.reader.send(message, Host(port.interface.link_local or bytes(16)))
-
-    # --- other servers of the same shares ---
-
-    def _meet_others(self, port: _Port, announcement: Announcement, now: float) -> None:
-        """Join the senders' channel of a share, unless there are too many shares for that."""
-        content = announcement.content
-        senders = port.link.senders
-        channel = addressing.senders_group(bytes(self._key.verify_key), announcement.name, self._settings.scope)
-        if content is None or (channel not in senders and len(senders.channels) >= MAX_COORDINATED):
-            return
-        try:
-            port.peers.join(channel)
-        except OSError as error:
-            log.warning("%s: cannot listen for other servers: %s", port.interface.name, error.strerror)
-            return
-        senders.publish(channel, announcement.name, content, now=now)
-
-    def _peer_heard(self, port: _Port, channel: Group, datagram: bytes) -> None:
-        try:
-            kind, body = wire.control_untrusted(datagram)
-            if kind != wire.ANNOUNCEMENT or channel not in port.link.senders:
-                return
-            announcement = decode_announcement_untrusted(body)
-        except BadDatagram:
-            port.link.counters.bad_messages += 1
-            return
-        address = min((Host(a) for a in announcement.addresses if mld.is_link_local(a)), default=None)
-        if announcement.publisher == bytes(self._key.verify_key) and address and announcement.content:
-            port.link.server_heard(channel, address, announcement.content, now=self._clock())
+            port.transmitter.send_control(group, self._offer.gone(group))
 
     # --- loading ---
 
@@ -367,7 +259,7 @@ class Server:
     def _load(self, node: Node) -> _Loaded:
         """In a loader thread."""
         try:
-            return _Loaded(node, Payload(node, self._store.load(node), self._symbol_size))
+            return _Loaded(node, Payload(node, self._links.store.load(node), self._settings.symbol_size))
         except Gone as error:
             log.warning("%s", error)
         except Exception:
@@ -382,78 +274,82 @@ class Server:
     def _set_wake(self) -> None:
         self._wake.set()
 
-    # --- opening and closing ---
+    # --- interfaces that come and go ---
 
-    def _open_port(self, interface: Interface, stack: contextlib.ExitStack) -> _Port:
-        reader = stack.enter_context(ReportReader(interface.index, interface.name))
-        transmitter = Transmitter(interface.index, self._settings.port, self._settings.hops)
-        stack.callback(transmitter.close)
+    def _open_first(self, interfaces: Iterable[Interface]) -> list[Port]:
+        opened: list[Port] = []
+        failure: OSError | None = None
+        for interface in interfaces:
+            try:
+                opened.append(self._open_port(interface))
+            except OSError as error:
+                failure = error
+                log.warning("%s: cannot be served now: %s", interface.name, error.strerror)
+        if failure is not None and not opened:
+            raise failure
+        return opened
+
+    async def _follow_interfaces(self, nursery: trio.Nursery) -> None:
+        async def apply(plan: Plan) -> bool:
+            return await self._apply(plan, nursery)
+
+        await follow(lambda: [port.interface for port in self._ports], self._settings.interface_names, apply)
+
+    async def _apply(self, plan: Plan, nursery: trio.Nursery) -> bool:
+        """Returns whether all interfaces could be opened."""
+        for interface in plan.close:
+            self._close_port(interface)
+        for update in plan.update:
+            if str(update):
+                log.info("%s: %s", update.new.name, update)
+            if (port := self._ports.find(update.old.index)) is not None:
+                self._ports.update(port, update, self._settings.rate, now=self._clock())
+        opened = [await self._add_port(interface, nursery) for interface in plan.open]
+        if plan.close and not len(self._ports):
+            log.warning("no network interface is left to serve: waiting for one")
+        self._wake.set()
+        return all(opened)
+
+    def _close_port(self, interface: Interface) -> None:
+        port = self._ports.find(interface.index)
+        if port is None:
+            return
+        log.info("%s: no longer served, the interface has gone", interface.name)
+        self._ports.remove(port, now=self._clock())
+        assert port.tasks is not None
+        port.tasks.cancel_scope.cancel()
+
+    async def _add_port(self, interface: Interface, nursery: trio.Nursery) -> bool:
         try:
-            old_reader = stack.enter_context(OldReportReader(interface.index, interface.name))
-        except OSError as error:
-            log.warning("%s: MLDv1 reports cannot be heard: %s", interface.name, error)
-            old_reader = None
-        peers = stack.enter_context(PeerSocket(interface.index, self._settings.port))
-        if self._settings.hops > 1:
-            self._check_source(interface, transmitter)
-        rate = link_rate(interface, self._settings.rate)
-        link = self._make_link(interface, rate)
-        return _Port(interface, link, reader, old_reader, transmitter, peers, rate)
+            port = self._open_port(interface)
+        except OSError as error:  # it may have gone again, or have no address yet
+            if interface.name not in self._failing:
+                self._failing.add(interface.name)
+                log.warning("%s: cannot be served now: %s", interface.name, error.strerror)
+            return False
+        await nursery.start(self._run_port, port)
+        self._failing.discard(interface.name)
+        log.info("%s: served from now on, at most %d Mbit/s", interface.name, port.rate // 1_000_000)
+        return True
 
-    def _check_source(self, interface: Interface, transmitter: Transmitter) -> None:
-        source = transmitter.source(self._catalogue)
+    def _open_port(self, interface: Interface) -> Port:
+        rate, settings = link_rate(interface, self._settings.rate), self._settings
+        if settings.mtu and interface.mtu < settings.mtu:
+            log.warning("%s: its MTU is %d, so what is made for %d goes in fragments (--mtu)", interface.name,
+                        interface.mtu, settings.mtu)  # fmt: skip
+        link = self._links.make(interface, rate)
+        port = open_port(interface, link, rate=rate, port=settings.port, hops=settings.hops)
+        if settings.proxies:
+            self._check_source(port)
+        port.meet_others()
+        return port
+
+    def _check_source(self, port: Port) -> None:
+        source = port.transmitter.source(self._offer.catalogue)
         if source is None or mld.is_link_local(source):
             log.warning(
                 "%s: it has no address wider than link-local, so routers pass nothing on: give it a global or unique "
                 "local one (ip address add fd.../64 dev %s)",
-                interface.name,
-                interface.name,
+                port.name,
+                port.name,
             )
-
-    def _make_link(self, interface: Interface, rate: int) -> Link:
-        address = Host(interface.link_local or bytes(16))
-        proxies = self._settings.hops > 1
-        scheduler = Scheduler(
-            rate=rate,
-            payloads=self._payloads,
-            max_symbol_size=self._symbol_size,
-            repair_start=lambda: self._rng.randrange(RANDOM_REPAIR_START),
-            min_share=MIN_REPAIR if self._settings.always else 0.0,
-            proxies=proxies,
-        )
-        return Link(
-            resolver=self._store,
-            scheduler=scheduler,
-            announcer=Announcer(self._catalogue),
-            querier=self._make_querier(address),
-            senders=Senders(address, now=self._clock()),
-            warn=lambda text: log.warning("%s: %s", interface.name, text),
-            own_address=address,
-            carousel=self._make_carousel(rate) if self._settings.always else None,
-            proxies=proxies,
-        )
-
-    def _make_carousel(self, rate: int) -> Carousel:
-        store = self._store
-        return Carousel(
-            contents=store.contents,
-            group=store.group,
-            resolve=store.resolve,
-            rate=rate,
-            max_symbol_size=self._symbol_size,
-        )
-
-    def _make_querier(self, address: Host) -> Querier:
-        timers = Timers(query_interval=self._settings.query_interval)
-        return Querier(address, now=self._clock(), rng=self._rng, mode=self._settings.querier, timers=timers)
-
-    def _goodbye(self) -> None:
-        for port in self._ports:
-            self._send_mld(port, port.link.querier.stop())
-
-    def _share_group(self, name: bytes) -> Group:
-        return addressing.share_group(name, self._settings.scope)
-
-
-def _unix_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -94,6 +94,20 @@ class Link:
         # Hosts report solicited-node groups (scope 2) too; those of version 1 come here unchecked.
         return group in self.announcer or group in self.senders or self._resolver.resolve(group) is not None
 
+    # --- the interface ---
+
+    def set_addresses(self, own_address: Host, sources: frozenset[bytes], *, now: float) -> None:
+        """Our link-local address there, and all addresses that data may come from. Listeners stay."""
+        self._own_address = own_address
+        self.membership.set_own_sources(sources)
+        self.senders.set_own(own_address, now=now)
+        self._share_out(now)
+
+    def restart(self, *, now: float) -> None:
+        """The link came up again, or our address is another one: query as at the start, so that hosts report."""
+        self.querier.restart(self._own_address, now=now)
+        self._take_timers()
+
     # --- messages ---
 
     def receive(self, envelope: mld.Envelope, message: bytes, *, now: float) -> None:

@@ -208,6 +208,17 @@ class Querier:
         """Make switches drop the group that nobody listens to: one specific query. False as for `ask`."""
         return self._queue(group, 1, now)
 
+    def restart(self, address: Host, *, now: float) -> None:
+        """The link came up again, maybe another one, or our address has changed: begin anew as the querier, and let
+        the next query that is heard decide."""
+        self._address = address
+        self._other = None
+        self._timers = self._own_timers
+        self._general_at = now
+        self._startup_left = STARTUP_QUERIES
+        self._advertisements = _Advertisements(now)
+        self._specific.clear()
+
     def cancel(self, group: Group) -> None:
         """Somebody listens to the group: queries that have not gone yet are not needed."""
         self._specific.cancel(group)

@@ -217,6 +217,10 @@ class Scheduler:
         self._asks: list[Group] = []
         self._gone: list[Group] = []
 
+    def set_rate(self, rate: float) -> None:
+        """The link has become faster or slower; bits per second."""
+        self._pacer = Pacer(rate)
+
     # --- what listeners do ---
 
     def joined(self, host: Host, channel: Channel, *, now: float) -> None:

@@ -173,6 +173,19 @@ def test_addresses_of_the_kernel() -> None:
     assert found[4].flags & 0x40
 
 
+def test_addresses_that_can_be_sent_from(tmp_path: Path) -> None:
+    path = tmp_path / "if_inet6"
+    path.write_text(
+        "00000000000000000000000000000001 01 80 10 80       lo\n"
+        "fe8000000000000000fc00fffe000001 04 40 20 c0     eth0\n"
+        "fe800000000000000000000000000005 04 40 20 80     eth0\n"
+        "fd000000000000000000000000000002 04 40 00 82     eth0\n"
+        "fe800000000000000000000000000009 1a 40 20 08     eth1\n"
+    )
+    fe80, fd = IPv6Address("fe80::5").packed, IPv6Address("fd00::2").packed
+    assert interfaces._usable_addresses(path) == {1: {IPv6Address("::1").packed}, 4: {fe80, fd}}
+
+
 def test_no_ipv6_at_all_is_no_address(tmp_path: Path) -> None:
     assert interfaces._link_local_addresses(tmp_path / "none") == {}
 

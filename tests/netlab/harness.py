@@ -14,6 +14,7 @@ What has to look at a mount for longer than a moment does so in a process of its
     python -m tests.netlab.harness map EXPECTED FOUND
     python -m tests.netlab.harness read-for FILE SECONDS
     python -m tests.netlab.harness send-garbage PID (noise | forged)
+    python -m tests.netlab.harness hear-queries INTERFACE
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import json
 import mmap
 import os
 import random
+import select
 import shutil
 import signal
 import socket
@@ -40,6 +42,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 from mcfs.cli.lab import INTERFACE, Host, Lab
 from mcfs.cli.options import escape_value
+from mcfs.net.listeners import ReportReader
+from mcfs.protocol import mld
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -181,10 +185,18 @@ class Site:
         self._jobs.append(job)
         return job
 
-    def serve(self, host: Host, *paths: Path, state: Path | None = None, options: Sequence[str] = ()) -> Serving:
+    def serve(
+        self,
+        host: Host,
+        *paths: Path,
+        state: Path | None = None,
+        options: Sequence[str] = (),
+        interfaces: Sequence[str] = (INTERFACE,),
+    ) -> Serving:
         """Returns when it serves. With the `state` of one before it is the same publisher."""
         state = state or self.new_directory("state")
-        job = self.start(host, [*SERVE, "-i", INTERFACE, "--state-dir", state, *options, *paths])
+        named = [word for name in interfaces for word in ("-i", name)]
+        job = self.start(host, [*SERVE, *named, "--state-dir", state, *options, *paths])
         wait_until(
             lambda: not job.running or job.output.count("\nserving ") == len(paths), START_DEADLINE, "mcfs-serve serves"
         )
@@ -192,10 +204,13 @@ class Site:
         return Serving(job, state)
 
     def mount(self, host: Host, share: str | None, *, cache: Path | None = None, **options: object) -> Mounted:
-        """Mounts a share, or all; returns when the mount serves. An option that is True is a flag."""
+        """Mounts a share, or all; returns when the mount serves. An option that is True is a flag, one that is None is
+        left out."""
+        options = {"iface": INTERFACE, **options}
         mounted = Mounted(host, self.new_directory("mount"), cache or self.new_directory("cache"))
-        words = [name if value is True else f"{name}={escape_value(str(value))}" for name, value in options.items()]
-        words += [f"cache_dir={escape_value(str(mounted.cache))}", f"iface={INTERFACE}"]
+        given = {name: value for name, value in options.items() if value is not None}
+        words = [name if value is True else f"{name}={escape_value(str(value))}" for name, value in given.items()]
+        words += [f"cache_dir={escape_value(str(mounted.cache))}"]
         what = [share] if share is not None else []
         self.lab.track_mount(mounted.path)
         host.run([*MCFS, "mount", *what, mounted.path, "-o", ",".join(words)], timeout=START_DEADLINE)
@@ -384,12 +399,22 @@ def _bad_reports(numbers: random.Random) -> Iterator[bytes]:
     yield bytes([131, 0, 0, 0]) + numbers.randbytes(numbers.randrange(30))
 
 
+def hear_queries(interface: str) -> None:
+    """Prints the source of each MLD query that comes on an interface, until it is killed."""
+    with ReportReader(socket.if_nametoindex(interface), interface) as reader:
+        while select.select([reader], [], []):
+            for envelope, message in reader.receive():
+                if message[0] == mld.QUERY:
+                    print(socket.inet_ntop(socket.AF_INET6, envelope.source), flush=True)
+
+
 COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "compare": compare,
     "read-at-random": read_at_random,
     "map": map_file,
     "read-for": read_for,
     "send-garbage": send_garbage,
+    "hear-queries": hear_queries,
 }
 
 if __name__ == "__main__":

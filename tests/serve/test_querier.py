@@ -89,6 +89,33 @@ class TestGeneralQueries:
         assert query_times(querier, 100.0) == []
 
 
+class TestRestart:
+    def test_it_queries_as_at_the_start(self) -> None:
+        querier = settled()
+        querier.restart(OURS, now=10.0)
+        assert query_times(querier, 50.0) == [10.0, 11.0, 12.0, 42.0]
+
+    def test_the_other_querier_is_not_believed_any_more(self) -> None:
+        querier = settled()
+        querier.query_heard(THEIRS, LOWER, now=10.0)
+        querier.restart(OURS, now=11.0)
+        assert (querier.is_querier, querier.other, querier.timers) == (True, None, Timers())
+        assert query_times(querier, 13.0) == [11.0, 12.0, 13.0]
+
+    def test_the_new_address_counts_in_the_election(self) -> None:
+        querier = settled()
+        querier.restart(link_local(9), now=10.0)
+        assert querier.query_heard(GENERAL, link_local(9), now=10.0) == []
+        assert querier.query_heard(GENERAL, HIGHER, now=10.0) == [OtherQuerier(HIGHER)]
+
+    def test_it_advertises_at_once_and_forgets_what_it_would_have_asked(self) -> None:
+        querier = settled()
+        querier.ask(G, now=10.0)
+        querier.restart(OURS, now=10.0)
+        sent = [parse(outgoing) for outgoing in querier.messages_to_send(now=10.0)]
+        assert sent == [Advertisement(20, 30, 2), GENERAL]
+
+
 class TestElection:
     def test_lower_address_silences(self) -> None:
         querier = settled()
