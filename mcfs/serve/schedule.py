@@ -88,6 +88,11 @@ MAX_SEGMENTS: Final = 64
 """UDP_MAX_SEGMENTS of kernels before 6.9."""
 MAX_CHANNELS: Final = 65536
 """Channels that one link's listeners can open: 256 hosts at the cap of 256 groups; 1 kB each."""
+MODEST_CHANNELS: Final = 128
+"""Channels of one host from which on its passes wait in a queue of their own, which gets every second turn: twice what
+a client holds, since leaves may be reported after joins. Otherwise a host that joins all that it can and leaves nothing
+has 256 passes before each one of the others, and these, whose windows follow the wait, stay small: a copy took ten
+times as long."""
 REMEMBERED_REPAIRS: Final = 65536
 RANDOM_REPAIR_START: Final = 256
 """Repair symbols are numbered from K plus a random start, so that a restarted or a second server does not repeat them.
@@ -198,6 +203,8 @@ class Scheduler:
         self._joins: OrderedDict[Node, tuple[float, Host]] = OrderedDict()
         self._active: OrderedDict[Host, float] = OrderedDict()
         """Hosts that joined something in the last ACTIVE_SECONDS, and when."""
+        self._held: dict[Host, int] = {}
+        """How many channels a host listens to."""
         self._hold = FIRST_HOLD
         self._alone = 0
         self._hold_off = HOLD_OFF
@@ -215,6 +222,8 @@ class Scheduler:
                 self.counters.channels_refused += 1
                 return
             state = self._open(channel, now)
+        if host not in state.marks:
+            self._count(host)
         state.marks[host] = state.sent
         state.until = state.sent + state.k
         state.bursts = state.burst = state.unanswered = 0
@@ -236,6 +245,9 @@ class Scheduler:
         state = self._channels.get(group)
         if state is None or state.marks.pop(host, None) is None:
             return
+        self._held[host] -= 1
+        if not self._held[host]:
+            del self._held[host]
         self._learn_hold_off(state, now)
         if not state.marks:
             self._close(state)
@@ -351,6 +363,16 @@ class Scheduler:
         while next(iter(self._active.values())) < now - ACTIVE_SECONDS:
             self._active.popitem(last=False)
 
+    def _count(self, host: Host) -> None:
+        self._held[host] = self._held.get(host, 0) + 1
+        if self._held[host] == MODEST_CHANNELS + 1:
+            for queues in self._queues:
+                queues.part(self._is_greedy)
+
+    def _is_greedy(self, state: _Channel) -> bool:
+        """Whether all who listen to it listen to more than anybody needs."""
+        return all(self._held.get(host, 0) > MODEST_CHANNELS for host in state.marks)
+
     def _learn_hold_off(self, state: _Channel, now: float) -> None:
         if state.bursts == 0:
             self._hold_off = max(HOLD_OFF, self._hold_off - HOLD_OFF_DOWN)
@@ -412,7 +434,7 @@ class Scheduler:
 
     def _resume_pass(self, state: _Channel) -> None:
         state.state = State.PASS
-        self._queues[state.channel.pace].push_pass(state)
+        self._queues[state.channel.pace].push_pass(state, greedy=self._is_greedy(state))
 
     def _park(self, state: _Channel, now: float) -> None:
         state.state = State.PARKED
@@ -542,32 +564,45 @@ class _Queues:
     Entries of channels that were closed or moved on are dropped when they come to the front.
     """
 
-    __slots__ = ("_bursts", "_late", "_passes", "_small")
+    __slots__ = ("_bursts", "_greedy", "_greedy_next", "_late", "_passes", "_small")
 
     def __init__(self) -> None:
         self._bursts: dict[_Channel, None] = {}
         self._late: dict[_Channel, None] = {}
         self._small: dict[_Channel, None] = {}
         self._passes: dict[_Channel, None] = {}
+        self._greedy: dict[_Channel, None] = {}
+        """Passes for hosts that listen to too much."""
+        self._greedy_next = False
 
     def __bool__(self) -> bool:
-        return bool(self._bursts or self._small or self._passes or self._late)
+        return bool(self._bursts or self._small or self._passes or self._greedy or self._late)
 
     @property
     def length(self) -> int:
         """Passes that wait, small ones not counted."""
         return len(self._passes)
 
-    def push_pass(self, state: _Channel) -> None:
+    def push_pass(self, state: _Channel, *, greedy: bool) -> None:
         self.remove(state)
-        (self._small if state.k <= SMALL_K else self._passes)[state] = None
+        queue = self._small if state.k <= SMALL_K else self._greedy if greedy else self._passes
+        queue[state] = None
+
+    def part(self, is_greedy: Callable[[_Channel], bool]) -> None:
+        """A host has become greedy: its passes go from the common queue."""
+        parting = [state for state in self._passes if is_greedy(state)]
+        for state in parting:
+            del self._passes[state]
+            self._greedy[state] = None
 
     def push_burst(self, state: _Channel) -> None:
         self.remove(state)
         (self._bursts if state.bursts <= URGENT_BURSTS else self._late)[state] = None
 
     def remove(self, state: _Channel) -> None:
-        for queue in (self._bursts, self._late, self._small, self._passes):
+        if state in self._passes or state in self._greedy:
+            self._greedy_next = state in self._passes
+        for queue in (self._bursts, self._late, self._small, self._passes, self._greedy):
             queue.pop(state, None)
 
     def urgent(self) -> Iterator[_Channel]:
@@ -575,7 +610,9 @@ class _Queues:
 
     def passes(self) -> Iterator[_Channel]:
         yield from self._live(self._small)
-        yield from self._live(self._passes)
+        both = (self._greedy, self._passes) if self._greedy_next else (self._passes, self._greedy)
+        for queue in both:
+            yield from self._live(queue)
 
     def late(self) -> Iterator[_Channel]:
         return self._live(self._late)
