@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -94,16 +94,25 @@ MAX_SEGMENTS: Final = 64
 """UDP_MAX_SEGMENTS of kernels before 6.9."""
 MAX_CHANNELS: Final = 65536
 """Channels that one link's listeners can open: 256 hosts at the cap of 256 groups; 1 kB each."""
+MODEST_CHANNELS: Final = 128
+"""Channels of one host from which on its passes wait in a queue of their own, which gets every second turn: twice what
+a client holds, since leaves may be reported after joins. Otherwise a host that joins all that it can and leaves nothing
+has 256 passes before each one of the others, and these, whose windows follow the wait, stay small: a copy took ten
+times as long."""
 REMEMBERED_REPAIRS: Final = 65536
 RANDOM_REPAIR_START: Final = 256
 """Repair symbols are numbered from K plus a random start, so that a restarted or a second server does not repeat them.
 The range is small because the encoder makes them from K upwards."""
 JUST_BEGUN: Final = 0.1
 """Of its pass that a channel may have sent for a beacon to name it: one who joins later gets another pass."""
-LOAD_AHEAD: Final = 16
-"""Nodes being loaded or loaded and not begun: enough to hide a disk's latency, little enough to stay in memory."""
 NOBODY: Final = Host(bytes(16))
 """The unspecified address: a listener that is no host, and that nobody has to be waited for with."""
+LOAD_AHEAD: Final = 16 << 20
+"""Bytes of nodes being loaded, or loaded and not begun, for each queue of passes: enough to hide a disk's latency,
+little enough to stay in the cache. What is loaded too early is thrown out and loaded again, for ever."""
+MIN_LOAD_AHEAD: Final = 2
+MAX_LOAD_AHEAD: Final = 64
+"""Nodes, whatever their size."""
 SMALL_K: Final = 64
 """A first pass of at most this many symbols (pages, listings) goes before longer ones: 0.8 ms at 1 Gbit/s."""
 
@@ -200,8 +209,10 @@ class Scheduler:
         self._repair_start = repair_start
         self._channels: dict[Group, _Channel] = {}
         self._loading: dict[Node, list[_Channel]] = {}
-        self._to_load: deque[Node] = deque()
+        self._to_load: dict[_LoadQueue, dict[Node, None]] = {}
+        """Nodes that wait for being loaded, in the order of asking."""
         self._under_way: set[Node] = set()
+        self._ahead = _LoadedAhead()
         self._queues = [_Queues() for _ in range(PACE_CLASSES)]
         self._not_before = [0.0] * PACE_CLASSES
         self._timers: list[tuple[float, int, _Channel]] = []
@@ -211,6 +222,7 @@ class Scheduler:
         self._active: OrderedDict[Host, float] = OrderedDict()
         """Hosts that joined something in the last ACTIVE_SECONDS, and when."""
         self._proxies = proxies
+        self._channels_of: dict[Host, dict[_Channel, None]] = {}
         self._hold = 0.0 if proxies else FIRST_HOLD
         self._alone = 0
         self._hold_off = HOLD_OFF
@@ -226,6 +238,7 @@ class Scheduler:
     def joined(self, host: Host, channel: Channel, *, now: float) -> None:
         """A host that was not a listener of the channel now is one."""
         state = self._channels.get(channel.group)
+        is_new = state is None
         if host != NOBODY:
             self._note_join(host, channel.node, state is not None and state.is_ahead, now)
         if state is None:
@@ -234,10 +247,15 @@ class Scheduler:
                 return
             state = self._open(channel, now)
         state.marks[host] = state.sent
+        self._note_channel(host, state)
         state.until = state.sent + state.k
         state.bursts = state.burst = state.unanswered = 0
+        if is_new:
+            self._prepare(state)
         if state.state is State.HELD and not self._proxies and len(state.marks) >= len(self._active):
             self._release(state)
+        elif state.state is State.LOADING:
+            self._queue_load(state)
         elif state.state in (State.PARKED, State.BURST, State.ASKED):
             self._start_pass(state)
 
@@ -254,6 +272,7 @@ class Scheduler:
         state = self._channels.get(group)
         if state is None or state.marks.pop(host, None) is None:
             return
+        self._forget_channel(host, state)
         self._learn_hold_off(state, now)
         if not state.marks:
             self._close(state)
@@ -264,6 +283,8 @@ class Scheduler:
         """Another server sends these shares: drop channels of nothing else, without a word to their listeners."""
         for state in list(self._channels.values()):
             if state.channel.is_only_in(shares):
+                for host in state.marks:
+                    self._forget_channel(host, state)
                 state.marks.clear()
                 self._close(state)
 
@@ -272,17 +293,22 @@ class Scheduler:
     def to_load(self) -> list[Node]:
         """Nodes to load now, in order; answer each with `loaded` or `gone`."""
         nodes = []
-        while self._to_load and len(self._under_way) < LOAD_AHEAD:
-            node = self._to_load.popleft()
-            if node in self._loading and node not in self._under_way:
-                self._under_way.add(node)
-                nodes.append(node)
+        for queue, waiting in self._to_load.items():
+            while waiting and self._ahead.has_room(queue, node := next(iter(waiting))):
+                self._unqueue_load(node)
+                if node not in self._under_way:
+                    self._under_way.add(node)
+                    self._ahead.add(queue, node)
+                    nodes.append(node)
         return nodes
 
     def loaded(self, payload: Payload) -> None:
         self._under_way.discard(payload.node)
         self._payloads.put(payload)
-        for state in self._loading.pop(payload.node, ()):
+        waiting = self._loading.pop(payload.node, ())
+        if not any(state.wanted and state.state in (State.LOADING, State.HELD) for state in waiting):
+            self._ahead.discard(payload.node)
+        for state in waiting:
             if state.state is State.LOADING:
                 self._resume_pass(state)
             elif state.state is State.BURST:
@@ -291,6 +317,7 @@ class Scheduler:
     def gone(self, node: Node, *, now: float) -> None:
         """The node can no longer be produced: its listeners are told once a second."""
         self._under_way.discard(node)
+        self._ahead.discard(node)
         for state in self._loading.pop(node, ()):
             if state.wanted:
                 state.state = State.GONE
@@ -388,6 +415,33 @@ class Scheduler:
         while next(iter(self._active.values())) < now - ACTIVE_SECONDS:
             self._active.popitem(last=False)
 
+    def _note_channel(self, host: Host, state: _Channel) -> None:
+        channels = self._channels_of.setdefault(host, {})
+        channels[state] = None
+        if len(channels) == MODEST_CHANNELS + 1:
+            for each in filter(self._is_greedy, channels):
+                self._part(each)
+
+    def _forget_channel(self, host: Host, state: _Channel) -> None:
+        channels = self._channels_of[host]
+        del channels[state]
+        if not channels:
+            del self._channels_of[host]
+
+    def _is_greedy(self, state: _Channel) -> bool:
+        """Whether all who listen to it listen to more than anybody needs. A proxy stands for many."""
+        return not self._proxies and all(len(self._channels_of[host]) > MODEST_CHANNELS for host in state.marks)
+
+    def _part(self, state: _Channel) -> None:
+        """The hosts that listen to it have become greedy: it goes from the common queues."""
+        pace, node = state.channel.pace, state.channel.node
+        self._queues[pace].part(state)
+        modest, greedy = (pace, _Kind.MODEST), (pace, _Kind.GREEDY)
+        if node in self._to_load.get(modest, ()):
+            del self._to_load[modest][node]
+            self._to_load.setdefault(greedy, {})[node] = None
+        self._ahead.move(node, modest, greedy)
+
     def _learn_hold_off(self, state: _Channel, now: float) -> None:
         if state.bursts == 0:
             self._hold_off = max(HOLD_OFF, self._hold_off - HOLD_OFF_DOWN)
@@ -404,7 +458,6 @@ class Scheduler:
         if hold > self._queue_seconds(state):
             state.state, state.wake = State.HELD, now + hold
             self._at(state.wake, state)
-        self._prepare(state)
         return state
 
     def _release(self, state: _Channel) -> None:
@@ -428,19 +481,33 @@ class Scheduler:
         """Queues and timers find out by themselves: a channel without listeners is skipped."""
         del self._channels[state.channel.group]
         node = state.channel.node
+        if node not in self._under_way:
+            self._ahead.discard(node)
         waiting = self._loading.get(node)
         if waiting is not None and node not in self._under_way:
             waiting.remove(state) if state in waiting else None
             if not waiting:
                 del self._loading[node]
+                self._unqueue_load(node)
 
     def _load(self, state: _Channel) -> None:
         node = state.channel.node
         if node not in self._loading:
             self._loading[node] = []
-            self._to_load.append(node)
+            self._ahead.discard(node)
         if state not in self._loading[node]:
             self._loading[node].append(state)
+        self._queue_load(state)
+
+    def _queue_load(self, state: _Channel) -> None:
+        """In a second queue as well if another channel, or another host, wants the node sooner than the first."""
+        if state.channel.node not in self._under_way:
+            kind = _Kind.SMALL if state.k <= SMALL_K else _Kind.GREEDY if self._is_greedy(state) else _Kind.MODEST
+            self._to_load.setdefault((state.channel.pace, kind), {})[state.channel.node] = None
+
+    def _unqueue_load(self, node: Node) -> None:
+        for waiting in self._to_load.values():
+            waiting.pop(node, None)
 
     def _start_pass(self, state: _Channel) -> None:
         state.share = None
@@ -449,7 +516,7 @@ class Scheduler:
 
     def _resume_pass(self, state: _Channel) -> None:
         state.state = State.PASS
-        self._queues[state.channel.pace].push_pass(state)
+        self._queues[state.channel.pace].push_pass(state, greedy=self._is_greedy(state))
 
     def _park(self, state: _Channel, now: float) -> None:
         state.state = State.PARKED
@@ -561,6 +628,7 @@ class Scheduler:
         return start
 
     def _transmission(self, state: _Channel, payload: Payload, start: int, count: int, *, repair: bool) -> Transmission:
+        self._ahead.discard(state.channel.node)
         bits = 8 * count * (state.t + wire.HEADER_SIZE + wire.LINK_OVERHEAD)
         return Transmission(state.channel.group, payload, start, count, repair, bits)
 
@@ -575,38 +643,93 @@ class Scheduler:
         return min(MAX_SEGMENTS, MAX_SUPER_DATAGRAM // (t + wire.HEADER_SIZE))
 
 
+class _Kind(Enum):
+    """Which queue of passes a node is for."""
+
+    SMALL = 0
+    MODEST = 1
+    GREEDY = 2
+
+
+_LoadQueue = tuple[int, _Kind]
+"""A pace class and a kind: one queue of passes must not hold up the loading for another."""
+
+
+class _LoadedAhead:
+    """Which nodes are being loaded, or are loaded and nothing of them is sent yet; by the queue that they waited in.
+
+    To forget one too early does no harm; to keep one for ever would stop the loading.
+    """
+
+    __slots__ = ("_counts", "_queue_of")
+
+    def __init__(self) -> None:
+        self._queue_of: dict[Node, _LoadQueue] = {}
+        self._counts: dict[_LoadQueue, int] = {}
+
+    def has_room(self, queue: _LoadQueue, node: Node) -> bool:
+        allowed = min(max(LOAD_AHEAD // node.size, MIN_LOAD_AHEAD), MAX_LOAD_AHEAD)
+        return self._counts.get(queue, 0) < allowed
+
+    def add(self, queue: _LoadQueue, node: Node) -> None:
+        self.discard(node)
+        self._queue_of[node] = queue
+        self._counts[queue] = self._counts.get(queue, 0) + 1
+
+    def move(self, node: Node, before: _LoadQueue, after: _LoadQueue) -> None:
+        if self._queue_of.get(node) == before:
+            self.add(after, node)
+
+    def discard(self, node: Node) -> None:
+        queue = self._queue_of.pop(node, None)
+        if queue is not None:
+            self._counts[queue] -= 1
+
+
 class _Queues:
     """The channels of one pace class that have something to send.
 
     Entries of channels that were closed or moved on are dropped when they come to the front.
     """
 
-    __slots__ = ("_bursts", "_late", "_passes", "_small")
+    __slots__ = ("_bursts", "_greedy", "_greedy_next", "_late", "_passes", "_small")
 
     def __init__(self) -> None:
         self._bursts: dict[_Channel, None] = {}
         self._late: dict[_Channel, None] = {}
         self._small: dict[_Channel, None] = {}
         self._passes: dict[_Channel, None] = {}
+        self._greedy: dict[_Channel, None] = {}
+        """Passes for hosts that listen to too much."""
+        self._greedy_next = False
 
     def __bool__(self) -> bool:
-        return bool(self._bursts or self._small or self._passes or self._late)
+        return bool(self._bursts or self._small or self._passes or self._greedy or self._late)
 
     @property
     def length(self) -> int:
         """Passes that wait, small ones not counted."""
         return len(self._passes)
 
-    def push_pass(self, state: _Channel) -> None:
+    def push_pass(self, state: _Channel, *, greedy: bool) -> None:
         self.remove(state)
-        (self._small if state.k <= SMALL_K else self._passes)[state] = None
+        queue = self._small if state.k <= SMALL_K else self._greedy if greedy else self._passes
+        queue[state] = None
+
+    def part(self, state: _Channel) -> None:
+        """All its listeners have become greedy: its pass, if one waits, goes from the common queue."""
+        if state in self._passes:
+            del self._passes[state]
+            self._greedy[state] = None
 
     def push_burst(self, state: _Channel) -> None:
         self.remove(state)
         (self._bursts if state.bursts <= URGENT_BURSTS else self._late)[state] = None
 
     def remove(self, state: _Channel) -> None:
-        for queue in (self._bursts, self._late, self._small, self._passes):
+        if state in self._passes or state in self._greedy:
+            self._greedy_next = state in self._passes
+        for queue in (self._bursts, self._late, self._small, self._passes, self._greedy):
             queue.pop(state, None)
 
     def urgent(self) -> Iterator[_Channel]:
@@ -614,7 +737,9 @@ class _Queues:
 
     def passes(self) -> Iterator[_Channel]:
         yield from self._live(self._small)
-        yield from self._live(self._passes)
+        both = (self._greedy, self._passes) if self._greedy_next else (self._passes, self._greedy)
+        for queue in both:
+            yield from self._live(queue)
 
     def late(self) -> Iterator[_Channel]:
         return self._live(self._late)

@@ -7,7 +7,16 @@ import pytest
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef
 from mcfs.serve.channel import Channel
 from mcfs.serve.payload import Payload, PayloadCache
-from mcfs.serve.schedule import FIRST_HOLD, HOLD_OFF, HOLD_UP, MAX_HOLD, Scheduler, Transmission
+from mcfs.serve.schedule import (
+    FIRST_HOLD,
+    HOLD_OFF,
+    HOLD_UP,
+    MAX_HOLD,
+    MAX_LOAD_AHEAD,
+    MODEST_CHANNELS,
+    Scheduler,
+    Transmission,
+)
 
 T = 1024
 K = MIN_BLOCK_SIZE // T
@@ -19,8 +28,10 @@ def channel(index: int, pace: int = 0) -> Channel:
     return Channel(Group(bytes([index, pace]) * 8), Node(REF, 0, index), pace)
 
 
-def scheduler(rate: float = 1e12, share: float = 0.0, *, proxies: bool = False) -> Scheduler:
-    made = Scheduler(rate=rate, payloads=PayloadCache(), max_symbol_size=T, repair_start=lambda: 0, proxies=proxies)
+def scheduler(rate: float = 1e12, share: float = 0.0, symbol_size: int = T, *, proxies: bool = False) -> Scheduler:
+    made = Scheduler(
+        rate=rate, payloads=PayloadCache(), max_symbol_size=symbol_size, repair_start=lambda: 0, proxies=proxies
+    )
     made.shares = [share] * 8
     return made
 
@@ -51,6 +62,87 @@ def test_a_join_is_answered_by_one_pass_of_source_symbols() -> None:
     s.joined(A, channel(0), now=0.0)
     assert esis(drain(s, 0.0)) == [(False, i) for i in range(K)]
     assert drain(s, HOLD_OFF - 0.001) == []
+
+
+def begun(s: Scheduler, count: int) -> list[int]:
+    """The blocks whose passes begin first, of 128 symbols each, which is not small."""
+    order: list[int] = []
+    now = 0.0
+    while len(order) < count:
+        while nodes := s.to_load():
+            for node in nodes:
+                s.loaded(Payload(node, bytes(node.size), T // 2))
+        transmission = s.next(now)
+        if transmission is not None and transmission.start == 0:
+            order.append(transmission.group[0])
+        now += 0.001
+    return order
+
+
+def test_a_host_that_wants_too_much_has_every_second_turn() -> None:
+    s = scheduler(symbol_size=T // 2)
+    for index in range(MODEST_CHANNELS + 1):
+        s.joined(A, channel(index), now=0.0)
+    for index in range(150, 160):
+        s.joined(B, channel(index), now=0.0)
+    theirs = [index for index in begun(s, 20) if index >= 150]
+    assert len(theirs) in (9, 10)
+
+
+def test_what_another_wants_too_is_not_held_up_by_a_greedy_host() -> None:
+    s = scheduler(symbol_size=T // 2)
+    for index in range(MODEST_CHANNELS + 1):
+        s.joined(A, channel(index), now=0.0)
+    s.joined(B, channel(100), now=0.0)
+    assert 100 in begun(s, 2)
+
+
+def test_a_host_is_greedy_only_while_it_listens_to_too_much() -> None:
+    s = scheduler()
+    for index in range(MODEST_CHANNELS + 1):
+        s.joined(A, channel(index), now=0.0)
+    s.left(A, channel(0).group, now=0.0)
+    s.joined(A, channel(199), now=0.0)
+    s.left(A, channel(199).group, now=0.0)
+    assert len(s._channels_of[A]) == MODEST_CHANNELS
+    for index in range(1, MODEST_CHANNELS + 1):
+        s.left(A, channel(index).group, now=0.0)
+    assert s._channels_of == {}
+
+
+def test_no_more_is_loaded_ahead_than_stays_in_memory() -> None:
+    s = scheduler()
+    for index in range(200):
+        s.joined(A, channel(index), now=0.0)
+    assert len(s.to_load()) == MAX_LOAD_AHEAD
+    assert s.to_load() == []
+
+
+def test_what_is_sent_or_left_makes_room_for_loading() -> None:
+    s = scheduler()
+    for index in range(100):
+        s.joined(A, channel(index), now=0.0)
+    nodes = s.to_load()
+    for node in nodes:
+        s.loaded(Payload(node, bytes(node.size), T))
+    assert s.to_load() == []
+    s.next(0.0)
+    assert [node.index for node in s.to_load()] == [MAX_LOAD_AHEAD]
+    s.left(A, channel(10).group, now=0.0)
+    assert [node.index for node in s.to_load()] == [MAX_LOAD_AHEAD + 1]
+    for index in range(100):
+        s.left(A, channel(index).group, now=0.0)
+    s.joined(A, channel(150), now=0.0)
+    assert [node.index for node in s.to_load()] == [150]
+
+
+def test_a_slow_pace_class_does_not_hold_up_the_loading_for_a_fast_one() -> None:
+    s = scheduler()
+    for index in range(100):
+        s.joined(A, channel(index, 7), now=0.0)
+    s.to_load()
+    s.joined(B, channel(150), now=0.0)
+    assert [node.index for node in s.to_load()] == [150]
 
 
 def test_nothing_is_sent_before_the_payload_is_loaded() -> None:
