@@ -17,9 +17,12 @@ from mcfs.protocol.addressing import SITE_LOCAL
 from mcfs.protocol.errors import UserError
 from mcfs.protocol.ids import DEFAULT_BLOCK_SIZE
 from mcfs.protocol.wire import DEFAULT_PORT
+from mcfs.serve.listening import DEFAULT_LISTENERS, KINDS, MAX_LISTENERS, MIN_LISTENERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from mcfs.serve.listening import Kind
 
 DEFAULT_HOPS: Final = 1
 """This link and no further; with MLD proxies between (RFC 4605) one more for each router."""
@@ -43,6 +46,8 @@ class ServeRequest:
     port: int
     mtu: int | None
     state_dir: Path
+    listeners: Kind
+    listeners_size: int
 
 
 @click.command(context_settings=terminal.HELP_NAMES)
@@ -85,6 +90,18 @@ class ServeRequest:
     "--mtu", type=values.MTU, metavar="BYTES", help="Largest packet; default: the interface's MTU, at most 1500."
 )
 @click.option("--state-dir", type=values.DIRECTORY, metavar="DIR", help="Where the index and the key are kept.")
+@click.option(
+    "--listeners",
+    type=click.Choice(KINDS),
+    default="exact",
+    help="How to remember who listens: exactly, or in a Bloom filter of fixed size (exact).",
+)
+@click.option(
+    "--listeners-size",
+    type=click.IntRange(MIN_LISTENERS, MAX_LISTENERS),
+    metavar="N",
+    help=f"Listeners on an interface, for --listeners bloom: groups times hosts ({DEFAULT_LISTENERS}).",
+)
 @click.option("-v", "--verbose", count=True, help="Say more; twice: debug.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
 def serve(
@@ -98,12 +115,16 @@ def serve(
     port: int,
     mtu: int | None,
     state_dir: Path | None,
+    listeners: Kind,
+    listeners_size: int | None,
     verbose: int,
     quiet: bool,
 ) -> int:
     """Serve each PATH, a directory or a file, as a share named by its last component."""
     if quiet and verbose:
         raise click.UsageError("-v and -q exclude each other")
+    if listeners_size is not None and listeners != "bloom":
+        raise click.UsageError("--listeners-size is for --listeners bloom")
     absolute = tuple(Path(os.path.abspath(path)) for path in paths)
     check_names(absolute, name)
     request = ServeRequest(
@@ -117,6 +138,8 @@ def serve(
         state_dir=state_dir or places.state_dir(os.environ, os.geteuid()),
         name=name,
         paths=absolute,
+        listeners=listeners,
+        listeners_size=listeners_size or DEFAULT_LISTENERS,
     )
     from mcfs.cli.serve_run import run
 

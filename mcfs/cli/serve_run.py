@@ -91,7 +91,13 @@ def _print_interfaces(console: Console, choice: Choice, request: ServeRequest) -
 
 def _open_server(store: NodeStore, choice: Choice, request: ServeRequest, key: SigningKey) -> Server:
     settings = ServerSettings(
-        port=request.port, scope=request.scope, hops=request.hops, rate=request.rate, mtu=_mtu(request, choice.chosen)
+        port=request.port,
+        scope=request.scope,
+        hops=request.hops,
+        rate=request.rate,
+        mtu=_mtu(request, choice.chosen),
+        listeners=request.listeners,
+        listeners_size=request.listeners_size,
     )
     try:
         return Server(store, choice.chosen, settings, key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import secrets
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -24,9 +25,12 @@ from mcfs.protocol.errors import Gone
 from mcfs.protocol.ids import Group, Host, Node
 from mcfs.serve.announcer import Announcer
 from mcfs.serve.link import Link
+from mcfs.serve.listening import DEFAULT_LISTENERS, Kind
 from mcfs.serve.payload import Payload, PayloadCache
 from mcfs.serve.querier import Mode, Outgoing, Querier
 from mcfs.serve.schedule import RANDOM_REPAIR_START, Scheduler, Transmission
+from mcfs.serve.tables import table_maker
+from mcfs.serve.timedfilter import SECRET_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -58,6 +62,9 @@ class ServerSettings:
     """Bits per second on each interface; None: 95 % of the link's speed."""
     mtu: int | None = None
     querier: Mode = "auto"
+    listeners: Kind = "exact"
+    listeners_size: int = DEFAULT_LISTENERS
+    """Listeners on one interface that a table of the kind "bloom" is made for."""
 
 
 @dataclass(slots=True)
@@ -105,6 +112,7 @@ class Server:
         self._key = signing_key
         self._clock = clock
         self._rng = random.Random()
+        self._secret = secrets.token_bytes(SECRET_SIZE)
         self._payloads = PayloadCache()
         self._announcements: dict[bytes, Announcement] = {}
         self._wake = trio.Event()
@@ -324,7 +332,7 @@ class Server:
         return _Port(interface, link, reader, old_reader, transmitter, rate)
 
     def _make_link(self, interface: Interface, rate: int) -> Link:
-        address = Host(interface.link_local or bytes(16))
+        address, settings = Host(interface.link_local or bytes(16)), self._settings
         scheduler = Scheduler(
             rate=rate,
             payloads=self._payloads,
@@ -335,9 +343,10 @@ class Server:
             resolver=self._store,
             scheduler=scheduler,
             announcer=Announcer(self._catalogue),
-            querier=Querier(address, now=self._clock(), rng=self._rng, mode=self._settings.querier),
+            querier=Querier(address, now=self._clock(), rng=self._rng, mode=settings.querier),
             warn=lambda text: log.warning("%s: %s", interface.name, text),
             own_address=address,
+            make_table=table_maker(settings.listeners, secret=self._secret, size=settings.listeners_size),
         )
 
     def _goodbye(self) -> None:

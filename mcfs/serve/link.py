@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mcfs.protocol import mld
@@ -15,12 +16,14 @@ from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.ids import Group, Host
 from mcfs.serve import membership as m
 from mcfs.serve import querier as q
+from mcfs.serve.tables import exact_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from mcfs.serve.announcer import Announcer
     from mcfs.serve.channel import Channel
+    from mcfs.serve.listening import TableMaker
     from mcfs.serve.schedule import Scheduler
 
 
@@ -56,6 +59,7 @@ class Link:
         querier: q.Querier,
         warn: Callable[[str], None],
         own_address: Host,
+        make_table: TableMaker = exact_table,
     ) -> None:
         self.counters = LinkCounters()
         self.scheduler = scheduler
@@ -64,13 +68,21 @@ class Link:
         self.hosts_seen: set[Host] = set()
         self._resolver = resolver
         self._warn = warn
-        self.membership = m.Membership(self._may_accept)
+        self.membership = make_table(self._may_accept, self)
         self._own_address = own_address
         self._beacon_at = 0.0
 
     def _may_accept(self, group: Group) -> bool:
         # Hosts report solicited-node groups (scope 2) too; those of version 1 come here unchecked.
         return group in self.announcer or self._resolver.resolve(group) is not None
+
+    # --- whom we serve: what the listener table may ask ---
+
+    def listeners(self, group: Group) -> Collection[Host]:
+        return self.scheduler.listeners(group) or self.announcer.listeners(group)
+
+    def groups(self) -> Iterator[tuple[Group, Collection[Host]]]:
+        return chain(self.scheduler.groups(), self.announcer.groups())
 
     # --- messages ---
 
@@ -115,30 +127,40 @@ class Link:
     def _apply(self, events: Sequence[m.Event], now: float) -> None:
         """Tell the tables. Nodes joined in one report are asked for in the order of their object, pages first:
         the kernel reports the newest join first, which would send a file backwards."""
-        joined: list[tuple[Channel, Host]] = []
+        joined: dict[tuple[Group, Host], Channel] = {}
         for event in events:
             match event:
                 case m.ListenerJoined(group, host):
                     self._joined(group, host, joined, now)
-                case m.ListenerRefreshed(group, _):
-                    self.scheduler.refreshed(group, now=now)
+                case m.ListenerRefreshed(group, host):
+                    if not self.scheduler.refreshed(host, group, now=now):
+                        self._unserved(group, host, joined, now)
                 case m.ListenerLeft(group, host):
                     self.counters.leaves += 1
+                    joined.pop((group, host), None)
                     self.scheduler.left(host, group, now=now)
                     self.announcer.left(host, group)
                 case m.GroupEmpty(group, certain):
                     self._emptied(group, certain, now)
-        for channel, host in sorted(joined, key=lambda item: (-item[0].node.level, item[0].node.index)):
+        for (_, host), channel in sorted(joined.items(), key=lambda item: (-item[1].node.level, item[1].node.index)):
             self.scheduler.joined(host, channel, now=now)
 
-    def _joined(self, group: Group, host: Host, joined: list[tuple[Channel, Host]], now: float) -> None:
+    def _unserved(self, group: Group, host: Host, joined: dict[tuple[Group, Host], Channel], now: float) -> None:
+        """Whoever is refreshed and served by nobody joins: a false positive of a Bloom table, or one who came when
+        there was no room."""
+        if (group, host) in joined or host in self.announcer.listeners(group):
+            return
+        if self.membership.admit(host, group, now=now):
+            self._joined(group, host, joined, now)
+
+    def _joined(self, group: Group, host: Host, joined: dict[tuple[Group, Host], Channel], now: float) -> None:
         self.counters.joins += 1
         self.hosts_seen.add(host) if len(self.hosts_seen) < m.MAX_HOSTS else None
         self.querier.cancel(group)
         if group in self.announcer:
             self.announcer.joined(host, group, now=now)
         elif (channel := self._resolver.resolve(group)) is not None:
-            joined.append((channel, host))
+            joined[group, host] = channel
 
     def _emptied(self, group: Group, certain: bool, now: float) -> None:
         if certain:

@@ -259,6 +259,10 @@ class Membership:
             del self._hosts[host]
         return events
 
+    def admit(self, host: Host, group: Group, *, now: float) -> bool:
+        """Somebody was refreshed whom the sender does not know, as it could not serve it when it joined: it may now."""
+        return group in self._hosts.get(host, ())
+
     def report_v1(self, host: Host, group: Group, *, now: float) -> list[Event]:
         """A version 1 report came: from now on other hosts may listen without a word."""
         self.suppression_seen(now=now)

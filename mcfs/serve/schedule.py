@@ -43,7 +43,7 @@ from mcfs.protocol.ids import PACE_CLASSES, Group, Host, Node
 from mcfs.serve.pacer import Pacer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from mcfs.serve.channel import Channel
     from mcfs.serve.payload import Payload, PayloadCache
@@ -223,14 +223,15 @@ class Scheduler:
         elif state.state in (State.PARKED, State.BURST, State.ASKED):
             self._start_pass(state)
 
-    def refreshed(self, group: Group, *, now: float) -> None:
-        """A listener reported again: it is there and still needs symbols."""
+    def refreshed(self, host: Host, group: Group, *, now: float) -> bool:
+        """A listener reported again: it is there and still needs symbols. False if it is not known to listen."""
         state = self._channels.get(group)
-        if state is None:
-            return
+        if state is None or host not in state.marks:
+            return False
         state.unanswered = 0
         if state.state is State.ASKED:
             self._park(state, now)
+        return True
 
     def left(self, host: Host, group: Group, *, now: float) -> None:
         state = self._channels.get(group)
@@ -311,6 +312,14 @@ class Scheduler:
     @property
     def channels(self) -> int:
         return len(self._channels)
+
+    def listeners(self, group: Group) -> Collection[Host]:
+        state = self._channels.get(group)
+        return state.marks if state is not None else ()
+
+    def groups(self) -> Iterator[tuple[Group, Collection[Host]]]:
+        """All channels with their listeners."""
+        return ((group, state.marks) for group, state in self._channels.items())
 
     def ahead(self, count: int) -> list[Group]:
         """Up to `count` groups whose pass is still ahead or has just begun, those that come last first."""
