@@ -5,7 +5,7 @@ groups and hosts there are, and memory is what `timedfilter` takes for the liste
 the filter cannot do, the sender's own tables do, as far as they must (`listening.Known`):
 
 - *Listing.* Nobody can be listed from a filter, so `expire` takes all whom the sender serves and tests them at once.
-  That takes a microsecond for each; so after a sweep the next is not before 50 for each, and expiries may be so late.
+  That takes 1 to 2 us for each; so after a sweep the next is not before 50 us for each, and expiries may be so late.
 - *Empty groups.* The sender knows who else listens. (A second filter that counts by group would be wrong at times.)
 - *False positives.* One who joins may look like one who refreshes. The sender does not know it, and then calls `admit`.
 - *Leaves.* Only a pair that is both in the filter and served is taken out. Otherwise a host could, with leaves of what
@@ -42,23 +42,24 @@ from mcfs.serve.membership import (
     Counters,
     Event,
     GroupEmpty,
+    HostRefreshed,
     ListenerJoined,
     ListenerLeft,
-    ListenerRefreshed,
 )
 from mcfs.serve.timedfilter import FALSE_POSITIVES, TimedFilter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable
 
     from mcfs.protocol.ids import Group, Host
+    from mcfs.protocol.mld import RawRecord
     from mcfs.serve.listening import Known
     from mcfs.serve.timedfilter import Positions
 
 MAX_ASKED: Final = 4096
 """Groups in doubt, and groups that a query was sent for: as many as the querier lets wait."""
 SWEEP_GAP: Final = 50e-6
-"""Seconds for each listener from one sweep to the next: so sweeps take 2 % of the time at most."""
+"""Seconds for each listener from one sweep to the next: so sweeps take 4 % of the time at most."""
 
 _TICKS_PER_SECOND: Final = 16
 _LAST_TICK: Final = 2**32 - 1
@@ -155,7 +156,7 @@ class BloomMembership:
         """Our addresses have changed. Hosts with source lists are judged by them from their next report on."""
         self._own_sources = own_sources
 
-    def report(self, host: Host, records: Sequence[Record], *, now: float) -> list[Event]:
+    def report(self, host: Host, records: Iterable[RawRecord], *, now: float) -> list[Event]:
         """A version 2 report came from `host`."""
         wanted: dict[Group, bool] = {}
         for kind, group, sources in records:
@@ -169,7 +170,7 @@ class BloomMembership:
         present = self._filter.present(positions)
         if present.all() and all(wanted.values()):
             self._refresh(positions, now)
-            return [ListenerRefreshed(group, host) for group in groups]
+            return [HostRefreshed(host, tuple(groups))]
         return self._changed(host, wanted, positions, present.tolist(), now)
 
     def report_v1(self, host: Host, group: Group, *, now: float) -> list[Event]:
@@ -233,6 +234,7 @@ class BloomMembership:
         self, host: Host, wanted: dict[Group, bool], positions: Positions, present: list[bool], now: float
     ) -> list[Event]:
         events: list[Event] = []
+        groups = list(wanted)
         joined, refreshed, left = [], [], []
         for row, (group, listens) in enumerate(wanted.items()):
             if not listens:
@@ -241,7 +243,6 @@ class BloomMembership:
                     self._left(host, group, events, now)
             elif present[row]:
                 refreshed.append(row)
-                events.append(ListenerRefreshed(group, host))
             elif self._may_join(host, group):
                 joined.append(row)
                 events.append(ListenerJoined(group, host))
@@ -251,6 +252,7 @@ class BloomMembership:
             self._filter.add(positions[joined], self._deadline(now))
         if refreshed:
             self._refresh(positions[refreshed], now)
+            events.append(HostRefreshed(host, tuple([groups[row] for row in refreshed])))
         return events
 
     def _refresh(self, positions: Positions, now: float) -> None:
@@ -312,8 +314,9 @@ class BloomMembership:
             positions = self._filter.positions(host, (group,))
             if int(self._filter.deadlines(positions)[0]) < ask.answered:
                 silent += 1
-                self._filter.remove(positions)
-                self._uncount(host)
+                if self._filter.present(positions).all():
+                    self._filter.remove(positions)
+                    self._uncount(host)
                 events.append(ListenerLeft(group, host))
         if silent == len(hosts) and (hosts or ask.in_doubt):
             events.append(GroupEmpty(group, certain=True))
@@ -365,7 +368,7 @@ class BloomMembership:
         for _, host in dead:
             self._uncount(host)
 
-    def _listens(self, kind: RecordType, sources: tuple[bytes, ...], host: Host, group: Group) -> bool | None:
+    def _listens(self, kind: int, sources: tuple[bytes, ...], host: Host, group: Group) -> bool | None:
         """Whether the host listens after a record with sources; None if that does not concern us."""
         own = self._own_sources
         if kind in (RecordType.MODE_IS_EXCLUDE, RecordType.CHANGE_TO_EXCLUDE_MODE):

@@ -103,7 +103,7 @@ class Link:
             self.counters.bad_messages += 1
 
     def _report(self, envelope: mld.Envelope, message: bytes, now: float) -> None:
-        records = mld.parse_report_untrusted(message, envelope)
+        records = mld.read_report_untrusted(message, envelope)
         self.counters.reports += 1
         self._apply(self.membership.report(envelope.source, records, now=now), now)
 
@@ -132,8 +132,8 @@ class Link:
             match event:
                 case m.ListenerJoined(group, host):
                     self._joined(group, host, joined, now)
-                case m.ListenerRefreshed(group, host):
-                    if not self.scheduler.refreshed(host, group, now=now):
+                case m.HostRefreshed(host, groups):
+                    for group in self.scheduler.refreshed(host, groups, now=now):
                         self._unserved(group, host, joined, now)
                 case m.ListenerLeft(group, host):
                     self.counters.leaves += 1
@@ -159,7 +159,7 @@ class Link:
         self.querier.cancel(group)
         if group in self.announcer:
             self.announcer.joined(host, group, now=now)
-        elif (channel := self._resolver.resolve(group)) is not None:
+        elif (channel := self.scheduler.channel(group) or self._resolver.resolve(group)) is not None:
             joined[group, host] = channel
 
     def _emptied(self, group: Group, certain: bool, now: float) -> None:

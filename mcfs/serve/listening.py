@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable
 
     from mcfs.protocol.ids import Group, Host
-    from mcfs.protocol.mld import Record
+    from mcfs.protocol.mld import RawRecord
     from mcfs.serve.membership import Event
 
 Kind = Literal["exact", "bloom"]
@@ -46,7 +46,7 @@ class ListenerTable(Protocol):
 
     def set_timers(self, robustness: int, query_interval: float, response_interval: float) -> None: ...
 
-    def report(self, host: Host, records: Sequence[Record], *, now: float) -> list[Event]: ...
+    def report(self, host: Host, records: Iterable[RawRecord], *, now: float) -> list[Event]: ...
 
     def report_v1(self, host: Host, group: Group, *, now: float) -> list[Event]: ...
 

@@ -43,7 +43,7 @@ from mcfs.protocol.ids import PACE_CLASSES, Group, Host, Node
 from mcfs.serve.pacer import Pacer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from mcfs.serve.channel import Channel
     from mcfs.serve.payload import Payload, PayloadCache
@@ -223,15 +223,18 @@ class Scheduler:
         elif state.state in (State.PARKED, State.BURST, State.ASKED):
             self._start_pass(state)
 
-    def refreshed(self, host: Host, group: Group, *, now: float) -> bool:
-        """A listener reported again: it is there and still needs symbols. False if it is not known to listen."""
-        state = self._channels.get(group)
-        if state is None or host not in state.marks:
-            return False
-        state.unanswered = 0
-        if state.state is State.ASKED:
-            self._park(state, now)
-        return True
+    def refreshed(self, host: Host, groups: Iterable[Group], *, now: float) -> list[Group]:
+        """A listener reported again: it is there and still needs symbols. Returns what it is not known to listen to."""
+        unknown = []
+        for group in groups:
+            state = self._channels.get(group)
+            if state is None or host not in state.marks:
+                unknown.append(group)
+            elif state.unanswered:
+                state.unanswered = 0
+                if state.state is State.ASKED:
+                    self._park(state, now)
+        return unknown
 
     def left(self, host: Host, group: Group, *, now: float) -> None:
         state = self._channels.get(group)
@@ -312,6 +315,11 @@ class Scheduler:
     @property
     def channels(self) -> int:
         return len(self._channels)
+
+    def channel(self, group: Group) -> Channel | None:
+        """The channel of a group that has listeners."""
+        state = self._channels.get(group)
+        return state.channel if state is not None else None
 
     def listeners(self, group: Group) -> Collection[Host]:
         state = self._channels.get(group)

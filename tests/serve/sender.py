@@ -10,9 +10,9 @@ from mcfs.serve.membership import (
     MAX_HOSTS,
     Event,
     GroupEmpty,
+    HostRefreshed,
     ListenerJoined,
     ListenerLeft,
-    ListenerRefreshed,
     Membership,
 )
 from mcfs.serve.timedfilter import FALSE_POSITIVES
@@ -118,10 +118,9 @@ class Sender:
                 case ListenerJoined(group, host):
                     assert host not in self._served.get(group, ())
                     self._served.setdefault(group, set()).add(host)
-                case ListenerRefreshed(group, host) if host not in self._served.get(group, ()):
-                    self.mistaken += 1
-                    if self.table.admit(host, group, now=now):
-                        self._served.setdefault(group, set()).add(host)
+                case HostRefreshed(host, groups):
+                    for group in groups:
+                        self._refreshed(host, group, now)
                 case ListenerLeft(group, host):
                     self._served[group].remove(host)
                     if not self._served[group]:
@@ -129,3 +128,10 @@ class Sender:
                 case GroupEmpty(group):
                     assert group not in self._served
         return events
+
+    def _refreshed(self, host: Host, group: Group, now: float) -> None:
+        if host in self._served.get(group, ()):
+            return
+        self.mistaken += 1
+        if self.table.admit(host, group, now=now):
+            self._served.setdefault(group, set()).add(host)

@@ -13,7 +13,7 @@ from mcfs.protocol.ids import Group, Host
 from mcfs.protocol.mld import Record, RecordType
 from mcfs.serve import bloom
 from mcfs.serve.bloom import BloomMembership
-from mcfs.serve.membership import GroupEmpty, ListenerJoined, ListenerLeft, ListenerRefreshed
+from mcfs.serve.membership import GroupEmpty, HostRefreshed, ListenerJoined, ListenerLeft
 from mcfs.serve.timedfilter import slots_for
 from tests.serve.sender import SECRET, Sender
 
@@ -68,7 +68,7 @@ class TestFalsePositives:
         foreign = [Record(TO_EX, Group(bytes.fromhex("ff18") + bytes(13) + bytes((i,)))) for i in range(72)]
         events = table.report(ALICE, foreign, now=1.0)
         assert events
-        assert all(isinstance(event, ListenerRefreshed) for event in events)
+        assert all(isinstance(event, HostRefreshed) for event in events)
         assert all(ours(known) for known, _ in table.groups())
 
     def test_they_are_as_rare_as_they_should_be(self) -> None:
@@ -103,7 +103,7 @@ class TestHostileHosts:
         assert dict(table.groups()) == before
         for known, hosts in before.items():
             for one in hosts:
-                assert table.report(one, [Record(TO_EX, known)], now=2.0) == [ListenerRefreshed(known, one)]
+                assert table.report(one, [Record(TO_EX, known)], now=2.0) == [HostRefreshed(one, (known,))]
 
     def test_what_the_sender_refused_is_forgotten_by_the_next_sweep(self) -> None:
         class Refusing(Sender):
@@ -125,7 +125,7 @@ class TestOneReport:
     def test_the_last_record_of_a_group_counts(self) -> None:
         table = Sender.of("bloom", ours)
         assert table.report(ALICE, LEAVE + JOIN, now=0.0) == [ListenerJoined(G, ALICE)]
-        assert table.report(ALICE, LEAVE + JOIN, now=1.0) == [ListenerRefreshed(G, ALICE)]
+        assert table.report(ALICE, LEAVE + JOIN, now=1.0) == [HostRefreshed(ALICE, (G,))]
         assert table.report(ALICE, JOIN + LEAVE, now=1.0) == [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]
 
     def test_what_is_blocked_in_part_stays(self) -> None:
@@ -133,7 +133,7 @@ class TestOneReport:
         part, all_ = [Record(BLOCK, G, (OURS,))], [Record(BLOCK, G, (OURS, OURS_TOO))]
         assert table.report(ALICE, part, now=0.0) == []
         table.report(ALICE, JOIN, now=0.0)
-        assert table.report(ALICE, part, now=1.0) == [ListenerRefreshed(G, ALICE)]
+        assert table.report(ALICE, part, now=1.0) == [HostRefreshed(ALICE, (G,))]
         assert table.report(ALICE, all_, now=2.0) == [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]
 
     def test_new_sources_beside_blocked_ones(self) -> None:
@@ -177,7 +177,7 @@ class TestTime:
         table.report(ALICE, JOIN, now=0.0)
         table.query_sent(G, now=10.0)
         table.set_timers(2, 10.0, 1.0)
-        assert table.report(ALICE, [Record(IS_EX, G)], now=10.2) == [ListenerRefreshed(G, ALICE)]
+        assert table.report(ALICE, [Record(IS_EX, G)], now=10.2) == [HostRefreshed(ALICE, (G,))]
         assert table.expire(now=10.6) == []
 
     def test_an_answer_counts_among_many(self) -> None:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from mcfs.protocol import mld
 from mcfs.protocol.addressing import addresser_of, node_group, share_group
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Group, Node
-from mcfs.serve.membership import Event, ListenerJoined, ListenerRefreshed, Membership
+from mcfs.serve.membership import Event, HostRefreshed, ListenerJoined, Membership
 from tests.fakelink import ORIGIN, SCOPE, FakeNetwork, MemoryStore, host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
 
     from mcfs.protocol.ids import Host
-    from mcfs.protocol.mld import Record
+    from mcfs.protocol.mld import RawRecord
     from mcfs.serve.listening import Known
 
 JOIN, LEAVE = mld.RecordType.CHANGE_TO_EXCLUDE_MODE, mld.RecordType.CHANGE_TO_INCLUDE_MODE
@@ -27,9 +27,9 @@ class Mistaken(Membership):
     def __init__(self, may_accept: Callable[[Group], bool], known: Known) -> None:
         super().__init__(may_accept)
 
-    def report(self, host: Host, records: Sequence[Record], *, now: float) -> list[Event]:
+    def report(self, host: Host, records: Iterable[RawRecord], *, now: float) -> list[Event]:
         events = super().report(host, records, now=now)
-        return [ListenerRefreshed(e.group, e.host) if isinstance(e, ListenerJoined) else e for e in events]
+        return [HostRefreshed(e.host, (e.group,)) if isinstance(e, ListenerJoined) else e for e in events]
 
 
 def network_with_block(**options: type[Mistaken]) -> tuple[FakeNetwork, Group]:

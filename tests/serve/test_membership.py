@@ -13,9 +13,9 @@ from mcfs.serve.listening import KINDS, Kind
 from mcfs.serve.membership import (
     Event,
     GroupEmpty,
+    HostRefreshed,
     ListenerJoined,
     ListenerLeft,
-    ListenerRefreshed,
     Membership,
 )
 from tests.serve.sender import Sender
@@ -72,7 +72,7 @@ class TestJoiningAndLeaving:
     @pytest.mark.parametrize("type_", [TO_EX, IS_EX])
     def test_second_copy_refreshes(self, table: Sender, type_: RecordType) -> None:
         join(table, ALICE, G, now=0.0)
-        assert tell(table, ALICE, Record(type_, G), now=0.8) == [ListenerRefreshed(G, ALICE)]
+        assert tell(table, ALICE, Record(type_, G), now=0.8) == [HostRefreshed(ALICE, (G,))]
 
     @pytest.mark.parametrize("type_", [TO_IN, IS_IN])
     def test_last_leave_is_certain(self, table: Sender, type_: RecordType) -> None:
@@ -165,7 +165,7 @@ class TestSpecificQuery:
         join(table, ALICE, G, now=0.0)
         join(table, BOB, G, now=0.0)
         table.query_sent(G, now=10.0)
-        assert tell(table, BOB, Record(IS_EX, G), now=10.15) == [ListenerRefreshed(G, BOB)]
+        assert tell(table, BOB, Record(IS_EX, G), now=10.15) == [HostRefreshed(BOB, (G,))]
         assert table.expire(now=10.6) == [ListenerLeft(G, ALICE)]
         assert table.expire(now=71.0) == []
         assert table.expire(now=71.3) == [ListenerLeft(G, BOB), GroupEmpty(G, certain=True)]
@@ -252,7 +252,7 @@ class TestSources:
         [
             (Record(ALLOW, G, (THEIRS,)), []),
             (Record(BLOCK, G, (THEIRS,)), []),
-            (Record(ALLOW, G, (OURS,)), [ListenerRefreshed(G, ALICE)]),
+            (Record(ALLOW, G, (OURS,)), [HostRefreshed(ALICE, (G,))]),
             (Record(BLOCK, G, (OURS,)), [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]),
             (Record(TO_IN, G, (THEIRS,)), [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]),
             (Record(TO_EX, G, (OURS,)), [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]),
@@ -267,7 +267,7 @@ class TestSources:
     def test_two_addresses_of_ours(self, first: Record) -> None:
         table = Sender.of("exact", ours, frozenset((OURS, OURS_TOO)))
         tell(table, ALICE, first, now=0.0)
-        assert tell(table, ALICE, Record(BLOCK, G, (OURS,)), now=1.0) == [ListenerRefreshed(G, ALICE)]
+        assert tell(table, ALICE, Record(BLOCK, G, (OURS,)), now=1.0) == [HostRefreshed(ALICE, (G,))]
         assert tell(table, ALICE, Record(BLOCK, G, (OURS_TOO,)), now=2.0) == [
             ListenerLeft(G, ALICE),
             GroupEmpty(G, certain=True),
@@ -344,8 +344,8 @@ def check_events(listening: set[tuple[Group, Host]], events: list[Event]) -> Non
             case ListenerJoined(group, host):
                 assert (group, host) not in listening
                 listening.add((group, host))
-            case ListenerRefreshed(group, host):
-                assert (group, host) in listening
+            case HostRefreshed(host, groups):
+                assert all((group, host) in listening for group in groups)
             case ListenerLeft(group, host):
                 listening.remove((group, host))
             case GroupEmpty(group, certain):
