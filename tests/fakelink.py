@@ -28,11 +28,13 @@ from mcfs.serve.payload import Payload, PayloadCache
 from mcfs.serve.querier import Querier
 from mcfs.serve.schedule import RANDOM_REPAIR_START, Scheduler
 from mcfs.serve.senders import Senders
+from mcfs.serve.tables import exact_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mcfs.protocol.errors import BadNode, NotAvailable
+    from mcfs.serve.listening import TableMaker
 
 SCOPE = addressing.SITE_LOCAL
 SERVER = Host(bytes.fromhex("fe80" + "00" * 13 + "01"))
@@ -199,6 +201,7 @@ class FakeNetwork:
     store: MemoryStore
     seed: int = 1
     rate: float = 1e9
+    make_table: TableMaker = exact_table
     now: float = 0.0
     symbols_sent: int = 0
     reports: int = 0
@@ -226,6 +229,7 @@ class FakeNetwork:
             senders=Senders(SERVER, now=self.now),
             warn=self.warnings.append,
             own_address=SERVER,
+            make_table=self.make_table,
         )
         self._server_due = float("inf")
         self._serving = False

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mcfs.fetch.fetcher import Limits
 from mcfs.protocol.errors import TimedOut
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Node, ObjectRef
+from mcfs.serve.bloom import BloomMembership
+from mcfs.serve.tables import exact_table, table_maker
 from tests.fakelink import FakeClient, FakeNetwork, Hostility, MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mcfs.protocol.ids import Group
+    from mcfs.serve.listening import Known, ListenerTable
 
 
 def nodes_of(ref: ObjectRef) -> list[Node]:
@@ -27,13 +36,22 @@ def read_sequentially(network: FakeNetwork, client: FakeClient, ref: ObjectRef, 
     return b"".join(client.outcomes[node].data or b"" for node in nodes)
 
 
+def mistaken_table(may_accept: Callable[[Group], bool], known: Known, max_groups_per_host: int) -> ListenerTable:
+    """With room for what the readers below need, and then every fifth join looks like a refresh."""
+    return BloomMembership(may_accept, known, secret=bytes(32), expected_listeners=42, false_positives=0.2)
+
+
+TABLES = {"exact": exact_table, "bloom": table_maker("bloom", secret=bytes(32)), "mistaken": mistaken_table}
+
+
+@pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("seed", range(200))
-def test_hostile_link_gives_the_right_bytes(seed: int) -> None:
+def test_hostile_link_gives_the_right_bytes(seed: int, table: str) -> None:
     rng = random.Random(seed)
     data = rng.randbytes(rng.randint(1, 12 * MIN_BLOCK_SIZE))
     store = MemoryStore()
     ref = store.add(data, MIN_BLOCK_SIZE)
-    network = FakeNetwork(store, seed)
+    network = FakeNetwork(store, seed, make_table=TABLES[table])
     hostility = Hostility(rng.uniform(0, 0.3), rng.uniform(0, 0.1), rng.choice((0.0, 0.02, 0.1)), rng.uniform(0, 0.2))
     clients = [network.add_client(hostility) for _ in range(rng.randint(1, 3))]
     for client in clients:

@@ -17,11 +17,13 @@ from mcfs.protocol.addressing import SITE_LOCAL
 from mcfs.protocol.errors import UserError
 from mcfs.protocol.ids import DEFAULT_BLOCK_SIZE
 from mcfs.protocol.wire import DEFAULT_PORT
+from mcfs.serve.listening import DEFAULT_LISTENERS, KINDS, MAX_LISTENERS, MIN_LISTENERS
 from mcfs.serve.membership import QUERY_INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mcfs.serve.listening import Kind
     from mcfs.serve.querier import Mode
 
 DEFAULT_HOPS: Final = 1
@@ -53,6 +55,8 @@ class ServeRequest:
     """A file; None: that in the state directory."""
     always: bool
     """Send everything round and round, whoever listens."""
+    listeners: Kind
+    listeners_size: int
 
 
 @click.command(context_settings=terminal.HELP_NAMES)
@@ -121,6 +125,18 @@ class ServeRequest:
     help="Between two general queries.",
 )
 @click.option("--state-dir", type=values.DIRECTORY, metavar="DIR", help="Where the index and the key are kept.")
+@click.option(
+    "--listeners",
+    type=click.Choice(KINDS),
+    default="exact",
+    help="How to remember who listens: exactly, or in a Bloom filter of fixed size (exact).",
+)
+@click.option(
+    "--listeners-size",
+    type=click.IntRange(MIN_LISTENERS, MAX_LISTENERS),
+    metavar="N",
+    help=f"Listeners on an interface, for --listeners bloom: groups times hosts ({DEFAULT_LISTENERS}).",
+)
 @click.option("-v", "--verbose", count=True, help="Say more; twice: debug.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
 def serve(
@@ -138,6 +154,8 @@ def serve(
     state_dir: Path | None,
     signing_key: Path | None,
     always: bool,
+    listeners: Kind,
+    listeners_size: int | None,
     verbose: int,
     quiet: bool,
 ) -> int:
@@ -146,6 +164,8 @@ def serve(
         raise click.UsageError("-v and -q exclude each other")
     if always and rate is None:
         raise click.UsageError("--always sends without end, so it needs --rate")
+    if listeners_size is not None and listeners != "bloom":
+        raise click.UsageError("--listeners-size is for --listeners bloom")
     absolute = tuple(Path(os.path.abspath(path)) for path in paths)
     check_names(absolute, name)
     request = ServeRequest(
@@ -163,6 +183,8 @@ def serve(
         always=always,
         name=name,
         paths=absolute,
+        listeners=listeners,
+        listeners_size=listeners_size or DEFAULT_LISTENERS,
     )
     from mcfs.cli.serve_run import run
 

@@ -103,6 +103,8 @@ def _open_server(store: NodeStore, choice: Choice, request: ServeRequest, key: S
         querier=request.querier,
         query_interval=request.query_interval,
         interface_names=request.interfaces,
+        listeners=request.listeners,
+        listeners_size=request.listeners_size,
     )
     try:
         return Server(WithProbe(store, scope=request.scope), choice.chosen, settings, key)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,8 @@ from mcfs.serve.payload import PayloadCache
 from mcfs.serve.querier import Querier, Timers
 from mcfs.serve.schedule import RANDOM_REPAIR_START, Scheduler
 from mcfs.serve.senders import Senders
+from mcfs.serve.tables import table_maker
+from mcfs.serve.timedfilter import SECRET_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +41,8 @@ class Links:
     clock: Callable[[], float]
     payloads: PayloadCache = field(default_factory=PayloadCache)
     rng: Random = field(default_factory=Random)
+    secret: bytes = field(default_factory=partial(secrets.token_bytes, SECRET_SIZE), repr=False)
+    """For the listener table: hosts must not know which of them share a place there."""
 
     def make(self, interface: Interface, rate: int) -> Link:
         """A link without listeners that knows all shares; `rate` in bits per second."""
@@ -51,6 +57,7 @@ class Links:
             senders=Senders(address, now=now),
             warn=lambda text: log.warning("%s: %s", interface.name, text),
             own_address=address,
+            make_table=table_maker(settings.listeners, secret=self.secret, size=settings.listeners_size),
             carousel=self._carousel(rate) if settings.always else None,
             proxies=settings.proxies,
         )

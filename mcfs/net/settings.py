@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mcfs.protocol import addressing, wire
+from mcfs.serve.listening import DEFAULT_LISTENERS
 from mcfs.serve.membership import QUERY_INTERVAL
 
 if TYPE_CHECKING:
+    from mcfs.serve.listening import Kind
     from mcfs.serve.querier import Mode
 
 
@@ -23,6 +25,9 @@ class ServerSettings:
     querier: Mode = "auto"
     query_interval: float = QUERY_INTERVAL
     """Seconds between two general queries."""
+    listeners: Kind = "exact"
+    listeners_size: int = DEFAULT_LISTENERS
+    """Listeners on one interface that a table of the kind "bloom" is made for."""
     always: bool = False
     """Send everything round and round, whoever listens."""
     interface_names: tuple[str, ...] = ()

@@ -33,13 +33,15 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
+from itertools import repeat
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.ids import Group, Host
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 QUERY: Final = 130
 REPORT_V1: Final = 131
@@ -100,16 +102,22 @@ class RecordType(IntEnum):
     BLOCK_OLD_SOURCES = 6
 
 
-_RECORD_TYPES: Final = (None, *RecordType)
-"""Indexed by the byte on the wire: five times faster than calling the enum."""
+_RECORD_TYPES: Final = (RecordType.MODE_IS_INCLUDE, *RecordType)
+"""Indexed by the byte on the wire, never 0: five times faster than calling the enum."""
+_KNOWN_TYPES: Final = bytes(RecordType)
+_ROUTABLE: Final = bytes(flags_and_scope for flags_and_scope in range(256) if flags_and_scope & 0x0F >= MIN_SCOPE)
 
 
 class Record(NamedTuple):
-    """One multicast address record. A named tuple because a busy link makes a quarter of a million a second."""
+    """One multicast address record."""
 
     type: RecordType
     group: Group
     sources: tuple[bytes, ...] = ()
+
+
+RawRecord = tuple[int, Group, tuple[bytes, ...]]
+"""What a `Record` is made of, its type one of `RecordType`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +339,14 @@ def parse_report_untrusted(message: bytes, envelope: Envelope) -> list[Record]:
 
     :raises BadDatagram: the envelope breaks the rules, a length is wrong, or a group is not multicast
     """
+    return [
+        Record(_RECORD_TYPES[kind], group, sources) for kind, group, sources in read_report_untrusted(message, envelope)
+    ]
+
+
+def read_report_untrusted(message: bytes, envelope: Envelope) -> Iterable[RawRecord]:
+    """The same, to be gone through once: a busy link makes a quarter of a million records a second, and to make an
+    object of each takes longer than all the rest."""
     _check_envelope_untrusted(envelope)
     if envelope.destination != ALL_MLDV2_ROUTERS:
         _refuse("report not sent to ff02::16")
@@ -340,7 +356,7 @@ def parse_report_untrusted(message: bytes, envelope: Envelope) -> list[Record]:
     end = _REPORT.size + count * _RECORD.size
     if end > len(message):
         _refuse("report shorter than its records")
-    plain = _plain_records(message[_REPORT.size : end]) if end == len(message) else None
+    plain = _plain_records(message, count) if end == len(message) else None
     return _records_untrusted(message, count) if plain is None else plain
 
 
@@ -414,25 +430,27 @@ def _check_envelope_untrusted(envelope: Envelope) -> None:
         _refuse("no router alert")
 
 
-def _plain_records(body: bytes) -> list[Record] | None:
-    """The records if none has sources or auxiliary data, None otherwise: one scan, and nearly every report is such.
+def _plain_records(message: bytes, count: int) -> Iterable[RawRecord] | None:
+    """The records if none has sources or auxiliary data and all are wanted, None otherwise: nearly every report is so.
 
-    180 ns per record at 72 records; by a structured numpy array and columns it took 238, since every row becomes an
-    object in the end.
+    Fifty records, by columns: 4 us. Row by row, or by a structured numpy array, it takes 10.
     """
-    records = []
-    for kind, aux_words, sources, group in _RECORD.iter_unpack(body):
-        if sources or aux_words:
-            return None
-        if group[0] != _MULTICAST:
-            _refuse("record for an address that is no group")
-        if 1 <= kind <= 6 and group[1] & 0x0F >= MIN_SCOPE:
-            records.append(Record(_RECORD_TYPES[kind], group))
-    return records
+    kinds, at, step = message[_REPORT.size :: _RECORD.size], _REPORT.size, _RECORD.size
+    bare = all(message[at + offset :: step].count(0) == count for offset in (1, 2, 3))
+    groups_only = message[at + 4 :: step].count(_MULTICAST) == count
+    if not bare or not groups_only or kinds.strip(_KNOWN_TYPES) or message[at + 5 :: step].translate(None, _ROUTABLE):
+        return None
+    groups: tuple[Group, ...] = _group_columns(count).unpack_from(message, at)
+    return zip(kinds, groups, repeat(()))
 
 
-def _records_untrusted(message: bytes, count: int) -> list[Record]:
-    records = []
+@lru_cache(2 * MAX_RECORDS)
+def _group_columns(count: int) -> struct.Struct:
+    return struct.Struct(f">{'4x16s' * count}")
+
+
+def _records_untrusted(message: bytes, count: int) -> list[RawRecord]:
+    records: list[RawRecord] = []
     at = _REPORT.size
     for _ in range(count):
         if at + _RECORD.size > len(message):
@@ -445,7 +463,7 @@ def _records_untrusted(message: bytes, count: int) -> list[Record]:
         if not is_multicast(group):
             _refuse("record for an address that is no group")
         if 1 <= kind <= 6 and is_routable_group(group):
-            records.append(Record(_RECORD_TYPES[kind], group, _addresses(message, at, sources)))
+            records.append((kind, group, _addresses(message, at, sources)))
         at = end
     return records
 

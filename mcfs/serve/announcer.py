@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
     from mcfs.protocol.ids import Group, Host
 
 INTERVAL: Final = 1.0
@@ -78,6 +80,17 @@ class Announcer:
             self._catalogue_listeners.discard(host)
         elif (share := self._shares.get(group)) is not None:
             share.listeners.discard(host)
+
+    def listeners(self, group: Group) -> Collection[Host]:
+        if group == self._catalogue:
+            return self._catalogue_listeners
+        share = self._shares.get(group)
+        return share.listeners if share is not None else ()
+
+    def groups(self) -> Iterator[tuple[Group, Collection[Host]]]:
+        """All channels with their listeners."""
+        yield self._catalogue, self._catalogue_listeners
+        yield from ((group, share.listeners) for group, share in self._shares.items())
 
     def due(self, *, now: float) -> list[tuple[Group, bytes]]:
         """What to announce now."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mcfs.protocol import mld
@@ -15,14 +16,17 @@ from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.ids import Group, Host
 from mcfs.serve import membership as m
 from mcfs.serve import querier as q
+from mcfs.serve.schedule import NOBODY
+from mcfs.serve.tables import exact_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from mcfs.protocol.ids import ObjectRef
     from mcfs.serve.announcer import Announcer
     from mcfs.serve.carousel import Carousel
     from mcfs.serve.channel import Channel
+    from mcfs.serve.listening import TableMaker
     from mcfs.serve.schedule import Scheduler
     from mcfs.serve.senders import Senders
 
@@ -65,6 +69,7 @@ class Link:
         senders: Senders,
         warn: Callable[[str], None],
         own_address: Host,
+        make_table: TableMaker = exact_table,
         carousel: Carousel | None = None,
         proxies: bool = False,
     ) -> None:
@@ -78,9 +83,7 @@ class Link:
         self.hosts_seen: set[Host] = set()
         self._resolver = resolver
         self._warn = warn
-        self.membership = m.Membership(
-            self._may_accept, max_groups_per_host=GROUPS_PER_PROXY if proxies else m.MAX_GROUPS_PER_HOST
-        )
+        self.membership = make_table(self._may_accept, self, GROUPS_PER_PROXY if proxies else m.MAX_GROUPS_PER_HOST)
         self._take_timers()
         self._own_address = own_address
         self._beacon_at = 0.0
@@ -108,6 +111,17 @@ class Link:
         self.querier.restart(self._own_address, now=now)
         self._take_timers()
 
+    # --- whom we serve: what the listener table may ask ---
+
+    def listeners(self, group: Group) -> Collection[Host]:
+        found = (table.listeners(group) for table in (self.scheduler, self.announcer, self.senders))
+        return next(filter(None, found), ())
+
+    def groups(self) -> Iterator[tuple[Group, Collection[Host]]]:
+        """Of hosts: the carousel is none."""
+        for group, hosts in chain(self.scheduler.groups(), self.announcer.groups(), self.senders.groups()):
+            yield group, [host for host in hosts if host != NOBODY] if self.carousel else hosts
+
     # --- messages ---
 
     def receive(self, envelope: mld.Envelope, message: bytes, *, now: float) -> None:
@@ -129,7 +143,7 @@ class Link:
             self.counters.bad_messages += 1
 
     def _report(self, envelope: mld.Envelope, message: bytes, now: float) -> None:
-        records = mld.parse_report_untrusted(message, envelope)
+        records = mld.read_report_untrusted(message, envelope)
         self.counters.reports += 1
         self._apply(self.membership.report(envelope.source, records, now=now), now)
 
@@ -175,26 +189,36 @@ class Link:
     def _apply(self, events: Sequence[m.Event], now: float) -> None:
         """Tell the tables. Nodes joined in one report are asked for in the order of their object, pages first:
         the kernel reports the newest join first, which would send a file backwards."""
-        joined: list[tuple[Channel, Host]] = []
+        joined: dict[tuple[Group, Host], Channel] = {}
         for event in events:
             match event:
                 case m.ListenerJoined(group, host):
                     self._joined(group, host, joined, now)
-                case m.ListenerRefreshed(group, _):
-                    self.scheduler.refreshed(group, now=now)
+                case m.HostRefreshed(host, groups):
+                    for group in self.scheduler.refreshed(host, groups, now=now):
+                        self._unserved(group, host, joined, now)
                 case m.ListenerLeft(group, host) if group in self.senders:
                     self.senders.left(host, group, now=now)
                     self._share_out(now)
                 case m.ListenerLeft(group, host):
                     self.counters.leaves += 1
+                    joined.pop((group, host), None)
                     self.scheduler.left(host, group, now=now)
                     self.announcer.left(host, group)
                 case m.GroupEmpty(group, certain):
                     self._emptied(group, certain, now)
-        for channel, host in sorted(joined, key=lambda item: (-item[0].node.level, item[0].node.index)):
+        for (_, host), channel in sorted(joined.items(), key=lambda item: (-item[1].node.level, item[1].node.index)):
             self.scheduler.joined(host, channel, now=now)
 
-    def _joined(self, group: Group, host: Host, joined: list[tuple[Channel, Host]], now: float) -> None:
+    def _unserved(self, group: Group, host: Host, joined: dict[tuple[Group, Host], Channel], now: float) -> None:
+        """Whoever is refreshed and served by nobody joins: a false positive of a Bloom table, or one who came when
+        there was no room."""
+        if (group, host) in joined or host in self.announcer.listeners(group) or host in self.senders.listeners(group):
+            return
+        if self.membership.admit(host, group, now=now):
+            self._joined(group, host, joined, now)
+
+    def _joined(self, group: Group, host: Host, joined: dict[tuple[Group, Host], Channel], now: float) -> None:
         if group in self.senders:
             self.senders.joined(host, group, now=now)
             return
@@ -203,8 +227,10 @@ class Link:
         self.querier.cancel(group)
         if group in self.announcer:
             self.announcer.joined(host, group, now=now)
-        elif (channel := self._resolver.resolve(group)) is not None and not channel.is_only_in(self._silent):
-            joined.append((channel, host))
+        else:
+            channel = self.scheduler.channel(group) or self._resolver.resolve(group)
+            if channel is not None and not channel.is_only_in(self._silent):
+                joined[group, host] = channel
 
     def _emptied(self, group: Group, certain: bool, now: float) -> None:
         if certain:

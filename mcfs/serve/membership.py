@@ -35,7 +35,9 @@ from mcfs.protocol.ids import Group, Host
 from mcfs.protocol.mld import UNSPECIFIED, Record, RecordType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
+
+    from mcfs.protocol.mld import RawRecord
 
 MAX_GROUPS_PER_HOST: Final = 256
 """Four times what a client holds; beyond this the kernel of a host itself slows down, by 5 us for each packet."""
@@ -75,11 +77,12 @@ class ListenerJoined:
 
 
 @dataclass(frozen=True, slots=True)
-class ListenerRefreshed:
-    """The host says again that it listens: an answer to a query, or the second copy of a report."""
+class HostRefreshed:
+    """The host says again that it listens to these: an answer to a query, or the second copy of a report. One event for
+    a report, its last."""
 
-    group: Group
     host: Host
+    groups: tuple[Group, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ class GroupEmpty:
     certain: bool
 
 
-Event = ListenerJoined | ListenerRefreshed | ListenerLeft | GroupEmpty
+Event = ListenerJoined | HostRefreshed | ListenerLeft | GroupEmpty
 
 
 @dataclass(slots=True)
@@ -238,7 +241,7 @@ class Membership:
         """Our addresses have changed. Hosts with source lists are judged by them from their next report on."""
         self._own_sources = own_sources
 
-    def report(self, host: Host, records: Sequence[Record], *, now: float) -> list[Event]:
+    def report(self, host: Host, records: Iterable[RawRecord], *, now: float) -> list[Event]:
         """A version 2 report came from `host`."""
         mine = self._hosts.get(host)
         if mine is None:
@@ -247,6 +250,7 @@ class Membership:
                 return []
             mine = self._hosts[host] = {}
         events: list[Event] = []
+        refreshed = []
         deadline = now + self._listening_interval
         certain = now >= self._suppression_until
         for kind, group, sources in records:
@@ -263,10 +267,16 @@ class Membership:
             else:
                 known.deadline = deadline
                 known.wanted = wanted
-                events.append(ListenerRefreshed(group, host))
+                refreshed.append(group)
+        if refreshed:
+            events.append(HostRefreshed(host, tuple(refreshed)))
         if not mine:
             del self._hosts[host]
         return events
+
+    def admit(self, host: Host, group: Group, *, now: float) -> bool:
+        """Somebody was refreshed whom the sender does not know, as it could not serve it when it joined: it may now."""
+        return group in self._hosts.get(host, ())
 
     def report_v1(self, host: Host, group: Group, *, now: float) -> list[Event]:
         """A version 1 report came: from now on other hosts may listen without a word."""
@@ -380,7 +390,7 @@ class Membership:
             listener.deadline = deadline
             self._wheel.add(listener)
 
-    def _wanted(self, kind: RecordType, sources: tuple[bytes, ...], known: _Listener | None) -> frozenset[bytes] | None:
+    def _wanted(self, kind: int, sources: tuple[bytes, ...], known: _Listener | None) -> frozenset[bytes] | None:
         """Which of our addresses the host listens to after this record; None if the record does not concern us."""
         own = self._own_sources
         if kind in (RecordType.MODE_IS_EXCLUDE, RecordType.CHANGE_TO_EXCLUDE_MODE):

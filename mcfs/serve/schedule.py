@@ -46,7 +46,7 @@ from mcfs.protocol.ids import PACE_CLASSES, Group, Host, Node
 from mcfs.serve.pacer import Pacer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from mcfs.serve.channel import Channel
     from mcfs.serve.payload import Payload, PayloadCache
@@ -259,14 +259,18 @@ class Scheduler:
         elif state.state in (State.PARKED, State.BURST, State.ASKED):
             self._start_pass(state)
 
-    def refreshed(self, group: Group, *, now: float) -> None:
-        """A listener reported again: it is there and still needs symbols."""
-        state = self._channels.get(group)
-        if state is None:
-            return
-        state.unanswered = 0
-        if state.state is State.ASKED:
-            self._park(state, now)
+    def refreshed(self, host: Host, groups: Iterable[Group], *, now: float) -> list[Group]:
+        """A listener reported again: it is there and still needs symbols. Returns what it is not known to listen to."""
+        unknown = []
+        for group in groups:
+            state = self._channels.get(group)
+            if state is None or host not in state.marks:
+                unknown.append(group)
+            elif state.unanswered:
+                state.unanswered = 0
+                if state.state is State.ASKED:
+                    self._park(state, now)
+        return unknown
 
     def left(self, host: Host, group: Group, *, now: float) -> None:
         state = self._channels.get(group)
@@ -375,6 +379,19 @@ class Scheduler:
         if state is None or self.is_sent(group):
             return 0
         return 8 * (state.until - state.sent) * (state.t + wire.HEADER_SIZE + wire.LINK_OVERHEAD)
+
+    def channel(self, group: Group) -> Channel | None:
+        """The channel of a group that has listeners."""
+        state = self._channels.get(group)
+        return state.channel if state is not None else None
+
+    def listeners(self, group: Group) -> Collection[Host]:
+        state = self._channels.get(group)
+        return state.marks if state is not None else ()
+
+    def groups(self) -> Iterator[tuple[Group, Collection[Host]]]:
+        """All channels with their listeners."""
+        return ((group, state.marks) for group, state in self._channels.items())
 
     def ahead(self, count: int) -> list[Group]:
         """Up to `count` groups whose pass is still ahead or has just begun, those that come last first."""

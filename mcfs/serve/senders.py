@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from mcfs.protocol.ids import Group, Host, ObjectRef
 
@@ -62,6 +62,15 @@ class Senders:
     @property
     def channels(self) -> list[Group]:
         return list(self._shares)
+
+    def listeners(self, channel: Group) -> Collection[Host]:
+        """The other servers there."""
+        share = self._shares.get(channel)
+        return share.present if share is not None else ()
+
+    def groups(self) -> Iterator[tuple[Group, Collection[Host]]]:
+        """All senders' channels with the other servers there."""
+        return ((channel, share.present) for channel, share in self._shares.items())
 
     @property
     def silent(self) -> frozenset[bytes]:

@@ -22,9 +22,9 @@ from mcfs.protocol.mld import Query, Record, RecordType
 from mcfs.serve.membership import (
     Event,
     GroupEmpty,
+    HostRefreshed,
     ListenerJoined,
     ListenerLeft,
-    ListenerRefreshed,
     Membership,
 )
 from mcfs.serve.querier import Outgoing
@@ -154,7 +154,7 @@ class Server:
         for envelope, message in self.reader.receive():
             if message[0] == mld.REPORT_V2:
                 records = mld.parse_report_untrusted(message, envelope)
-                self.events += self.table.report(envelope.source, records, now=now)
+                self.events += one_by_one(self.table.report(envelope.source, records, now=now))
             elif message[0] in (mld.REPORT_V1, mld.DONE_V1):
                 old = mld.parse_old_untrusted(message, envelope)
                 tell = self.table.done_v1 if old.done else self.table.report_v1
@@ -162,8 +162,16 @@ class Server:
         self.events += self.table.expire(now=now)
 
 
+def one_by_one(events: list[Event]) -> Iterator[Event]:
+    for event in events:
+        if isinstance(event, HostRefreshed):
+            yield from (HostRefreshed(event.host, (group,)) for group in event.groups)
+        else:
+            yield event
+
+
 JOINED = ListenerJoined(GROUP, CLIENT)
-REFRESHED = ListenerRefreshed(GROUP, CLIENT)
+REFRESHED = HostRefreshed(CLIENT, (GROUP,))
 LEFT = ListenerLeft(GROUP, CLIENT)
 EMPTY = GroupEmpty(GROUP, certain=True)
 

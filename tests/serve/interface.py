@@ -86,5 +86,5 @@ def assert_untouched(interface: Interface) -> None:
     assert link.scheduler.channels == 0
     assert link.scheduler.to_load() == []
     assert link.announcer.next_timeout() is None
-    assert (len(link.membership), link.membership.host_count, link.counters.joins) == (0, 0, 0)
+    assert (len(link.membership.groups()), link.membership.host_count, link.counters.joins) == (0, 0, 0)
     assert link.hosts_seen == set()

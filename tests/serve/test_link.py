@@ -72,7 +72,7 @@ class TestAsking:
             now += 0.01
         assert refreshed
         assert interface.link.counters.joins == len(groups)  # nobody had to join again
-        assert len(interface.link.membership) == 1
+        assert len(interface.link.membership.groups()) == 1
 
 
 class TestQueriesOfOthers:

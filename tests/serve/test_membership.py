@@ -1,4 +1,5 @@
-"""The listener table, in literal times; then against a model that keeps one deadline per pair and nothing else."""
+"""Both listener tables, in literal times; then the exact one against a model that keeps one deadline per pair and
+nothing else. What only the Bloom table does is in test_bloom.py."""
 
 from __future__ import annotations
 
@@ -8,14 +9,16 @@ import pytest
 
 from mcfs.protocol.ids import Group, Host
 from mcfs.protocol.mld import Record, RecordType
+from mcfs.serve.listening import KINDS, Kind
 from mcfs.serve.membership import (
     Event,
     GroupEmpty,
+    HostRefreshed,
     ListenerJoined,
     ListenerLeft,
-    ListenerRefreshed,
     Membership,
 )
+from tests.serve.sender import Sender
 
 IS_IN, IS_EX, TO_IN, TO_EX, ALLOW, BLOCK = RecordType
 
@@ -37,54 +40,60 @@ def ours(candidate: Group) -> bool:
     return candidate[1] == 0x15
 
 
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    made: Kind = request.param
+    return made
+
+
 @pytest.fixture
-def table() -> Membership:
-    return Membership(ours, frozenset((OURS,)))
+def table(kind: Kind) -> Sender:
+    return Sender.of(kind, ours, frozenset((OURS,)))
 
 
-def tell(table: Membership, host: Host, *records: Record, now: float) -> list[Event]:
+def tell(table: Sender, host: Host, *records: Record, now: float) -> list[Event]:
     return table.report(host, records, now=now)
 
 
-def join(table: Membership, host: Host, *groups: Group, now: float) -> list[Event]:
+def join(table: Sender, host: Host, *groups: Group, now: float) -> list[Event]:
     return tell(table, host, *(Record(TO_EX, group) for group in groups), now=now)
 
 
-def leave(table: Membership, host: Host, *groups: Group, now: float) -> list[Event]:
+def leave(table: Sender, host: Host, *groups: Group, now: float) -> list[Event]:
     return tell(table, host, *(Record(TO_IN, group) for group in groups), now=now)
 
 
 class TestJoiningAndLeaving:
-    def test_join(self, table: Membership) -> None:
+    def test_join(self, table: Sender) -> None:
         assert join(table, ALICE, G, now=0.0) == [ListenerJoined(G, ALICE)]
         assert G in table
         assert table.listeners(G) == {ALICE}
 
-    @pytest.mark.parametrize("kind", [TO_EX, IS_EX])
-    def test_second_copy_refreshes(self, table: Membership, kind: RecordType) -> None:
+    @pytest.mark.parametrize("type_", [TO_EX, IS_EX])
+    def test_second_copy_refreshes(self, table: Sender, type_: RecordType) -> None:
         join(table, ALICE, G, now=0.0)
-        assert tell(table, ALICE, Record(kind, G), now=0.8) == [ListenerRefreshed(G, ALICE)]
+        assert tell(table, ALICE, Record(type_, G), now=0.8) == [HostRefreshed(ALICE, (G,))]
 
-    @pytest.mark.parametrize("kind", [TO_IN, IS_IN])
-    def test_last_leave_is_certain(self, table: Membership, kind: RecordType) -> None:
+    @pytest.mark.parametrize("type_", [TO_IN, IS_IN])
+    def test_last_leave_is_certain(self, table: Sender, type_: RecordType) -> None:
         join(table, ALICE, G, now=0.0)
-        assert tell(table, ALICE, Record(kind, G), now=1.0) == [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]
+        assert tell(table, ALICE, Record(type_, G), now=1.0) == [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]
         assert G not in table
-        assert table.host_count == table.listener_count == len(table) == 0
+        assert table.table.host_count == table.table.listener_count == len(table.groups()) == 0
         assert table.next_timeout() is None
 
-    def test_leave_of_one_of_two(self, table: Membership) -> None:
+    def test_leave_of_one_of_two(self, table: Sender) -> None:
         join(table, ALICE, G, now=0.0)
         join(table, BOB, G, now=0.0)
         assert leave(table, ALICE, G, now=1.0) == [ListenerLeft(G, ALICE)]
         assert table.listeners(G) == {BOB}
 
-    def test_second_copy_of_a_leave_is_nothing(self, table: Membership) -> None:
+    def test_second_copy_of_a_leave_is_nothing(self, table: Sender) -> None:
         join(table, ALICE, G, now=0.0)
         leave(table, ALICE, G, now=1.0)
         assert leave(table, ALICE, G, now=1.5) == []
 
-    def test_one_report_may_leave_and_join(self, table: Membership) -> None:
+    def test_one_report_may_leave_and_join(self, table: Sender) -> None:
         join(table, ALICE, G, now=0.0)
         assert tell(table, ALICE, Record(TO_IN, G), Record(TO_EX, H), now=1.0) == [
             ListenerLeft(G, ALICE),
@@ -92,7 +101,8 @@ class TestJoiningAndLeaving:
             ListenerJoined(H, ALICE),
         ]
 
-    def test_leaving_and_joining_again_in_one_report(self, table: Membership) -> None:
+    def test_leaving_and_joining_again_in_one_report(self) -> None:
+        table = Sender.of("exact", ours)
         join(table, ALICE, G, now=0.0)
         events = tell(table, ALICE, Record(TO_IN, G), Record(TO_EX, G), now=1.0)
         assert events == [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True), ListenerJoined(G, ALICE)]
@@ -100,27 +110,27 @@ class TestJoiningAndLeaving:
 
 
 class TestTimers:
-    def test_silent_host_expires(self, table: Membership) -> None:
+    def test_silent_host_expires(self, table: Sender) -> None:
         join(table, ALICE, G, now=100.0)
         assert table.expire(now=160.9) == []
         assert table.next_timeout() == pytest.approx(161.0, abs=1 / 16)
         assert table.expire(now=161.1) == [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]
-        assert table.host_count == 0
+        assert table.table.host_count == 0
 
-    def test_refresh_keeps_it(self, table: Membership) -> None:
+    def test_refresh_keeps_it(self, table: Sender) -> None:
         join(table, ALICE, G, now=0.0)
         join(table, ALICE, G, now=30.0)
         assert table.expire(now=61.1) == []
         assert table.next_timeout() == pytest.approx(91.0, abs=1 / 16)
         assert table.expire(now=91.1) == [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]
 
-    def test_each_host_has_its_own(self, table: Membership) -> None:
+    def test_each_host_has_its_own(self, table: Sender) -> None:
         join(table, ALICE, G, now=0.0)
         join(table, BOB, G, now=10.0)
         assert table.expire(now=61.1) == [ListenerLeft(G, ALICE)]
         assert table.expire(now=71.1) == [ListenerLeft(G, BOB), GroupEmpty(G, certain=True)]
 
-    def test_next_timeout_is_always_ahead_after_expire(self, table: Membership) -> None:
+    def test_next_timeout_is_always_ahead_after_expire(self, table: Sender) -> None:
         join(table, ALICE, G, now=0.03)
         for step in range(200):
             now = step * 0.37
@@ -128,7 +138,7 @@ class TestTimers:
             timeout = table.next_timeout()
             assert timeout is None or timeout > now
 
-    def test_set_timers_counts_from_the_next_report(self, table: Membership) -> None:
+    def test_set_timers_counts_from_the_next_report(self, table: Sender) -> None:
         join(table, ALICE, G, now=0.0)
         table.set_timers(2, 125.0, 10.0)
         assert table.listening_interval == 260.0
@@ -136,7 +146,7 @@ class TestTimers:
         assert table.expire(now=61.1) == [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]
         assert table.expire(now=260.1) == [ListenerLeft(H, ALICE), GroupEmpty(H, certain=True)]
 
-    def test_shorter_timers_do_not_wait_for_longer_ones(self, table: Membership) -> None:
+    def test_shorter_timers_do_not_wait_for_longer_ones(self, table: Sender) -> None:
         join(table, ALICE, G, now=0.0)
         table.set_timers(2, 5.0, 1.0)
         join(table, BOB, H, now=0.0)
@@ -144,35 +154,35 @@ class TestTimers:
 
 
 class TestSpecificQuery:
-    def test_no_answer_empties_the_group(self, table: Membership) -> None:
+    def test_no_answer_empties_the_group(self, table: Sender) -> None:
         join(table, ALICE, G, H, now=0.0)
         table.query_sent(G, now=10.0)
         assert table.expire(now=10.4) == []
         assert table.expire(now=10.6) == [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]
         assert table.listeners(H) == {ALICE}
 
-    def test_answer_keeps_the_listener(self, table: Membership) -> None:
+    def test_answer_keeps_the_listener(self, table: Sender) -> None:
         join(table, ALICE, G, now=0.0)
         join(table, BOB, G, now=0.0)
         table.query_sent(G, now=10.0)
-        assert tell(table, BOB, Record(IS_EX, G), now=10.15) == [ListenerRefreshed(G, BOB)]
+        assert tell(table, BOB, Record(IS_EX, G), now=10.15) == [HostRefreshed(BOB, (G,))]
         assert table.expire(now=10.6) == [ListenerLeft(G, ALICE)]
         assert table.expire(now=71.0) == []
         assert table.expire(now=71.3) == [ListenerLeft(G, BOB), GroupEmpty(G, certain=True)]
 
-    def test_second_query_does_not_prolong(self, table: Membership) -> None:
+    def test_second_query_does_not_prolong(self, table: Sender) -> None:
         join(table, ALICE, G, now=0.0)
         table.query_sent(G, now=10.0)
         table.query_sent(G, now=10.2)
         assert table.expire(now=10.6) == [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]
 
-    def test_of_a_group_without_listeners(self, table: Membership) -> None:
+    def test_of_a_group_without_listeners(self, table: Sender) -> None:
         table.query_sent(G, now=0.0)
         assert table.next_timeout() is None
 
 
 class TestVersion1:
-    def test_done_leaves_doubt_that_a_query_decides(self, table: Membership) -> None:
+    def test_done_leaves_doubt_that_a_query_decides(self, table: Sender) -> None:
         assert table.report_v1(ALICE, G, now=0.0) == [ListenerJoined(G, ALICE)]
         assert table.done_v1(ALICE, G, now=1.0) == [ListenerLeft(G, ALICE), GroupEmpty(G, certain=False)]
         assert G in table
@@ -182,7 +192,7 @@ class TestVersion1:
         assert table.expire(now=1.6) == [GroupEmpty(G, certain=True)]
         assert G not in table
 
-    def test_suppressed_listener_answers(self, table: Membership) -> None:
+    def test_suppressed_listener_answers(self, table: Sender) -> None:
         table.report_v1(ALICE, G, now=0.0)
         table.done_v1(ALICE, G, now=1.0)
         table.query_sent(G, now=1.0)
@@ -190,26 +200,26 @@ class TestVersion1:
         assert table.expire(now=1.6) == []
         assert table.listeners(G) == {BOB}
 
-    def test_doubt_ends_without_a_query_too(self, table: Membership) -> None:
+    def test_doubt_ends_without_a_query_too(self, table: Sender) -> None:
         table.report_v1(ALICE, G, now=0.0)
         table.done_v1(ALICE, G, now=1.0)
         assert table.expire(now=3.1) == [GroupEmpty(G, certain=True)]
 
-    def test_a_leave_of_version_2_is_no_proof_either(self, table: Membership) -> None:
+    def test_a_leave_of_version_2_is_no_proof_either(self, table: Sender) -> None:
         join(table, ALICE, G, now=0.0)
         table.report_v1(BOB, H, now=1.0)
         assert leave(table, ALICE, G, now=2.0) == [ListenerLeft(G, ALICE), GroupEmpty(G, certain=False)]
 
-    def test_after_a_listening_interval_it_is(self, table: Membership) -> None:
+    def test_after_a_listening_interval_it_is(self, table: Sender) -> None:
         table.suppression_seen(now=0.0)
         join(table, ALICE, G, now=60.0)
         assert leave(table, ALICE, G, now=61.1) == [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]
 
-    def test_done_of_an_unknown_host_is_nothing(self, table: Membership) -> None:
+    def test_done_of_an_unknown_host_is_nothing(self, table: Sender) -> None:
         table.report_v1(ALICE, G, now=0.0)
         assert table.done_v1(BOB, G, now=1.0) == []
 
-    def test_done_of_one_of_two(self, table: Membership) -> None:
+    def test_done_of_one_of_two(self, table: Sender) -> None:
         table.report_v1(ALICE, G, now=0.0)
         table.report_v1(BOB, G, now=0.0)
         assert table.done_v1(ALICE, G, now=1.0) == [ListenerLeft(G, ALICE)]
@@ -233,76 +243,76 @@ class TestSources:
             (Record(BLOCK, G), False),
         ],
     )
-    def test_from_nothing(self, table: Membership, record: Record, listens: bool) -> None:
+    def test_from_nothing(self, table: Sender, record: Record, listens: bool) -> None:
         assert tell(table, ALICE, record, now=0.0) == ([ListenerJoined(G, ALICE)] if listens else [])
-        assert table.host_count == int(listens)
+        assert table.table.host_count == int(listens)
 
     @pytest.mark.parametrize(
         ("record", "events"),
         [
             (Record(ALLOW, G, (THEIRS,)), []),
             (Record(BLOCK, G, (THEIRS,)), []),
-            (Record(ALLOW, G, (OURS,)), [ListenerRefreshed(G, ALICE)]),
+            (Record(ALLOW, G, (OURS,)), [HostRefreshed(ALICE, (G,))]),
             (Record(BLOCK, G, (OURS,)), [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]),
             (Record(TO_IN, G, (THEIRS,)), [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]),
             (Record(TO_EX, G, (OURS,)), [ListenerLeft(G, ALICE), GroupEmpty(G, certain=True)]),
         ],
     )
     @pytest.mark.parametrize("first", [Record(TO_EX, G), Record(TO_IN, G, (OURS,))])
-    def test_of_a_listener(self, table: Membership, first: Record, record: Record, events: list[Event]) -> None:
+    def test_of_a_listener(self, table: Sender, first: Record, record: Record, events: list[Event]) -> None:
         tell(table, ALICE, first, now=0.0)
         assert tell(table, ALICE, record, now=1.0) == events
 
     @pytest.mark.parametrize("first", [Record(TO_EX, G), Record(TO_IN, G, (OURS, OURS_TOO))])
-    def test_two_addresses_of_ours(self, table: Membership, first: Record) -> None:
-        table.set_own_sources(frozenset((OURS, OURS_TOO)))
+    def test_two_addresses_of_ours(self, first: Record) -> None:
+        table = Sender.of("exact", ours, frozenset((OURS, OURS_TOO)))
         tell(table, ALICE, first, now=0.0)
-        assert tell(table, ALICE, Record(BLOCK, G, (OURS,)), now=1.0) == [ListenerRefreshed(G, ALICE)]
+        assert tell(table, ALICE, Record(BLOCK, G, (OURS,)), now=1.0) == [HostRefreshed(ALICE, (G,))]
         assert tell(table, ALICE, Record(BLOCK, G, (OURS_TOO,)), now=2.0) == [
             ListenerLeft(G, ALICE),
             GroupEmpty(G, certain=True),
         ]
 
-    def test_without_addresses_exclusion_means_nothing(self) -> None:
-        table = Membership(ours)
+    def test_without_addresses_exclusion_means_nothing(self, kind: Kind) -> None:
+        table = Sender.of(kind, ours)
         assert tell(table, ALICE, Record(TO_EX, G, (OURS,)), now=0.0) == [ListenerJoined(G, ALICE)]
 
 
 class TestLimits:
-    def test_foreign_groups_are_ignored(self, table: Membership) -> None:
+    def test_foreign_groups_are_ignored(self, table: Sender) -> None:
         assert join(table, ALICE, FOREIGN, now=0.0) == []
         assert leave(table, ALICE, FOREIGN, now=0.0) == []
-        assert table.counters.foreign == 1
-        assert table.host_count == 0
+        assert table.table.counters.foreign == 1
+        assert table.table.host_count == 0
 
-    def test_groups_per_host(self) -> None:
-        table = Membership(ours, max_groups_per_host=3)
+    def test_groups_per_host(self, kind: Kind) -> None:
+        table = Sender.of(kind, ours, max_groups_per_host=3)
         join(table, ALICE, *map(group, range(5)), now=0.0)
-        assert len(table) == 3
-        assert table.counters.too_many_groups == 2
+        assert len(table.groups()) == 3
+        assert table.table.counters.too_many_groups == 2
         leave(table, ALICE, group(0), now=1.0)
         assert join(table, ALICE, group(4), now=1.0) == [ListenerJoined(group(4), ALICE)]
 
-    def test_hosts(self) -> None:
-        table = Membership(ours, max_hosts=1)
+    def test_hosts(self, kind: Kind) -> None:
+        table = Sender.of(kind, ours, max_hosts=1)
         join(table, ALICE, G, now=0.0)
         assert join(table, BOB, G, now=0.0) == []
-        assert table.counters.too_many_hosts == 1
+        assert table.table.counters.too_many_hosts == 1
         table.expire(now=61.1)
         assert join(table, BOB, G, now=62.0) == [ListenerJoined(G, BOB)]
 
-    def test_listeners(self) -> None:
-        table = Membership(ours, max_listeners=2)
+    def test_listeners(self, kind: Kind) -> None:
+        table = Sender.of(kind, ours, max_listeners=2)
         join(table, ALICE, G, H, now=0.0)
         assert join(table, BOB, G, now=0.0) == []
-        assert table.counters.too_many_listeners == 1
-        assert table.host_count == 1
+        assert table.table.counters.too_many_listeners == 1
+        assert table.table.host_count == 1
 
-    def test_churn_leaves_nothing_behind(self, table: Membership) -> None:
+    def test_churn_leaves_nothing_behind(self, table: Sender) -> None:
         for number in range(1000):
             join(table, ALICE, group(number), now=number * 0.04)
             leave(table, ALICE, group(number), now=number * 0.04)
-        assert len(table) == table.host_count == table.listener_count == 0
+        assert len(table.groups()) == table.table.host_count == table.table.listener_count == 0
         assert table.next_timeout() is None
 
 
@@ -334,8 +344,8 @@ def check_events(listening: set[tuple[Group, Host]], events: list[Event]) -> Non
             case ListenerJoined(group, host):
                 assert (group, host) not in listening
                 listening.add((group, host))
-            case ListenerRefreshed(group, host):
-                assert (group, host) in listening
+            case HostRefreshed(host, groups):
+                assert all((group, host) in listening for group in groups)
             case ListenerLeft(group, host):
                 listening.remove((group, host))
             case GroupEmpty(group, certain):

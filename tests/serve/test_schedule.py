@@ -215,7 +215,7 @@ def test_after_k_repair_symbols_without_a_report_the_querier_is_asked() -> None:
         now += 0.1
     assert K <= symbols <= 2 * K
     assert s.asks() == [channel(0).group]
-    s.refreshed(channel(0).group, now=now)
+    assert s.refreshed(A, [channel(0).group, channel(1).group], now=now) == [channel(1).group]
     assert drain(s, now + 3.0) != []
 
 
