@@ -150,6 +150,8 @@ class Server:
         while True:
             await trio.lowlevel.wait_readable(port.peers.fileno())
             for channel, datagram in port.peers.receive():
+                if port.passive:
+                    continue
                 try:
                     self._offer.other_server_untrusted(port.link, channel, datagram, now=self._clock())
                 except BadDatagram:

@@ -37,13 +37,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mcfs.protocol import fec, wire
 from mcfs.protocol.ids import PACE_CLASSES, Group, Host, Node
+from mcfs.serve.holding import Holding
 from mcfs.serve.pacer import Pacer
+from mcfs.serve.queues import SMALL_K, URGENT_BURSTS, ChannelState, Kind, LoadedAhead, LoadQueue, Queues, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -61,7 +62,6 @@ HOLD_OFF_DOWN: Final = 0.0002
 SLOWEST_HOLD_OFF: Final = 0.25
 """The first hold-off grows for each burst that was for nothing, since readers that are short of CPU leave late, and
 shrinks for each leave that came in time."""
-URGENT_BURSTS: Final = 3
 FIRST_BURST: Final = 0.02
 MIN_BURST: Final = 8
 SHARE_UP: Final = 0.002
@@ -69,25 +69,6 @@ SHARE_DOWN: Final = 0.0004
 SHARE_MAX: Final = 0.3
 SHARE_START: Final = 0.005
 GONE_INTERVAL: Final = 1.0
-MAX_HOLD: Final = 0.2
-"""Seconds that a new channel is held at most, if not all hosts that read now join it sooner: a beacon (40 ms), the
-batch that it causes, its report (20 ms), and as much again for readers that are short of CPU. Chosen among 50 to 200 ms
-by a few noisy runs each."""
-FIRST_HOLD: Final = 0.1
-"""Where learning begins; one host alone is never held."""
-HOLD_UP: Final = 0.02
-HOLD_DOWN: Final = 0.0002
-"""Per join that came too late for the pass that another host had caused, and per join that did not: 1 % are late."""
-HIDDEN_JOIN_BURST: Final = 3
-"""A host behind a proxy whose other hosts have joined already is not heard to join. If it comes late it lacks much, and
-a third burst, after 6 % of repair, tells that."""
-SHARED_SECONDS: Final = 0.5
-"""Two hosts that join a node within this time could have been served by one pass."""
-ACTIVE_SECONDS: Final = 2.0
-"""How long a host that joined a node counts as one that reads, and is waited for."""
-ALONE: Final = 64
-"""Joins in a row that no other host shares, after which nobody is waited for any more: one window's."""
-REMEMBERED_JOINS: Final = 4096
 MAX_SUPER_DATAGRAM: Final = 65000
 """Bytes in one UDP_SEGMENT send, headers of IPv6 and UDP left room for."""
 MAX_SEGMENTS: Final = 64
@@ -103,61 +84,8 @@ REMEMBERED_REPAIRS: Final = 65536
 RANDOM_REPAIR_START: Final = 256
 """Repair symbols are numbered from K plus a random start, so that a restarted or a second server does not repeat them.
 The range is small because the encoder makes them from K upwards."""
-JUST_BEGUN: Final = 0.1
-"""Of its pass that a channel may have sent for a beacon to name it: one who joins later gets another pass."""
 NOBODY: Final = Host(bytes(16))
 """The unspecified address: a listener that is no host, and that nobody has to be waited for with."""
-LOAD_AHEAD: Final = 16 << 20
-"""Bytes of nodes being loaded, or loaded and not begun, for each queue of passes: enough to hide a disk's latency,
-little enough to stay in the cache. What is loaded too early is thrown out and loaded again, for ever."""
-MIN_LOAD_AHEAD: Final = 2
-MAX_LOAD_AHEAD: Final = 64
-"""Nodes, whatever their size."""
-SMALL_K: Final = 64
-"""A first pass of at most this many symbols (pages, listings) goes before longer ones: 0.8 ms at 1 Gbit/s."""
-
-
-class State(Enum):
-    LOADING = 0
-    PASS = 1
-    PARKED = 2
-    BURST = 3
-    ASKED = 4
-    GONE = 5
-    HELD = 6
-
-
-@dataclass(slots=True, eq=False)
-class _Channel:
-    channel: Channel
-    k: int
-    t: int
-    state: State = State.LOADING
-    marks: dict[Host, int] = field(default_factory=dict)
-    """Per listener: source symbols that the channel had sent when it joined."""
-    sent: int = 0
-    until: int = 0
-    share: float | None = None
-    repair_left: int | None = None
-    """Repair symbols still to send in this pass or burst; None while the pass has not come to them."""
-    bursts: int = 0
-    burst: int = 0
-    unanswered: int = 0
-    """Repair symbols since the last report."""
-    burst_at: float = float("-inf")
-    """When its last burst began."""
-    wake: float = 0.0
-    """When it leaves PARKED, or tells again in GONE."""
-
-    @property
-    def wanted(self) -> bool:
-        return bool(self.marks)
-
-    @property
-    def is_ahead(self) -> bool:
-        """Whether its pass has not begun, or only just."""
-        left = self.until - self.sent
-        return self.state in (State.HELD, State.LOADING, State.PASS) and left > self.k * (1 - JUST_BEGUN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,24 +135,20 @@ class Scheduler:
         self._payloads = payloads
         self._max_symbol_size = max_symbol_size
         self._repair_start = repair_start
-        self._channels: dict[Group, _Channel] = {}
-        self._loading: dict[Node, list[_Channel]] = {}
-        self._to_load: dict[_LoadQueue, dict[Node, None]] = {}
+        self._channels: dict[Group, ChannelState] = {}
+        self._loading: dict[Node, list[ChannelState]] = {}
+        self._to_load: dict[LoadQueue, dict[Node, None]] = {}
         """Nodes that wait for being loaded, in the order of asking."""
         self._under_way: set[Node] = set()
-        self._ahead = _LoadedAhead()
-        self._queues = [_Queues() for _ in range(PACE_CLASSES)]
+        self._ahead = LoadedAhead()
+        self._queues = [Queues() for _ in range(PACE_CLASSES)]
         self._not_before = [0.0] * PACE_CLASSES
-        self._timers: list[tuple[float, int, _Channel]] = []
+        self._timers: list[tuple[float, int, ChannelState]] = []
         self._sequence = 0
         self._repairs: OrderedDict[Node, int] = OrderedDict()
-        self._joins: OrderedDict[Node, tuple[float, Host]] = OrderedDict()
-        self._active: OrderedDict[Host, float] = OrderedDict()
-        """Hosts that joined something in the last ACTIVE_SECONDS, and when."""
         self._proxies = proxies
-        self._channels_of: dict[Host, dict[_Channel, None]] = {}
-        self._hold = 0.0 if proxies else FIRST_HOLD
-        self._alone = 0
+        self._channels_of: dict[Host, dict[ChannelState, None]] = {}
+        self._holding = Holding(proxies=proxies)
         self._hold_off = HOLD_OFF
         self._asks: list[Group] = []
         self._gone: list[Group] = []
@@ -240,7 +164,7 @@ class Scheduler:
         state = self._channels.get(channel.group)
         is_new = state is None
         if host != NOBODY:
-            self._note_join(host, channel.node, state is not None and state.is_ahead, now)
+            self._holding.joined(host, channel.node, ahead=state is not None and state.is_ahead, now=now)
         if state is None:
             if len(self._channels) >= MAX_CHANNELS:
                 self.counters.channels_refused += 1
@@ -252,7 +176,7 @@ class Scheduler:
         state.bursts = state.burst = state.unanswered = 0
         if is_new:
             self._prepare(state)
-        if state.state is State.HELD and not self._proxies and len(state.marks) >= len(self._active):
+        if state.state is State.HELD and self._holding.is_complete(len(state.marks)):
             self._release(state)
         elif state.state is State.LOADING:
             self._queue_load(state)
@@ -408,58 +332,36 @@ class Scheduler:
     @property
     def hold(self) -> float:
         """Seconds for which new channels wait for other hosts now, if there are any."""
-        return self._hold if self._proxies or len(self._active) > 1 else 0.0
+        return self._holding.seconds
 
-    def _note_join(self, host: Host, node: Node, ahead: bool, now: float) -> None:
-        """Learn whether hosts that want the same things come too late for one another; `ahead`: this one does not."""
-        before, other = self._joins.pop(node, (float("-inf"), host))
-        self._joins[node] = (now, host)
-        if len(self._joins) > REMEMBERED_JOINS:
-            self._joins.popitem(last=False)
-        self._note_active(host, now)
-        shared = other != host and now - before < SHARED_SECONDS
-        self._alone = 0 if shared else self._alone + 1
-        if self._alone >= ALONE and not self._proxies:
-            self._hold = 0.0
-        elif shared and not ahead:
-            self._hold = min(MAX_HOLD, self._hold + HOLD_UP)
-        else:
-            self._hold = max(0.0, self._hold - HOLD_DOWN)
-
-    def _note_active(self, host: Host, now: float) -> None:
-        self._active.pop(host, None)
-        self._active[host] = now
-        while next(iter(self._active.values())) < now - ACTIVE_SECONDS:
-            self._active.popitem(last=False)
-
-    def _note_channel(self, host: Host, state: _Channel) -> None:
+    def _note_channel(self, host: Host, state: ChannelState) -> None:
         channels = self._channels_of.setdefault(host, {})
         channels[state] = None
         if len(channels) == MODEST_CHANNELS + 1:
             for each in filter(self._is_greedy, channels):
                 self._part(each)
 
-    def _forget_channel(self, host: Host, state: _Channel) -> None:
+    def _forget_channel(self, host: Host, state: ChannelState) -> None:
         channels = self._channels_of[host]
         del channels[state]
         if not channels:
             del self._channels_of[host]
 
-    def _is_greedy(self, state: _Channel) -> bool:
+    def _is_greedy(self, state: ChannelState) -> bool:
         """Whether all who listen to it listen to more than anybody needs. A proxy stands for many."""
         return not self._proxies and all(len(self._channels_of[host]) > MODEST_CHANNELS for host in state.marks)
 
-    def _part(self, state: _Channel) -> None:
+    def _part(self, state: ChannelState) -> None:
         """The hosts that listen to it have become greedy: it goes from the common queues."""
         pace, node = state.channel.pace, state.channel.node
         self._queues[pace].part(state)
-        modest, greedy = (pace, _Kind.MODEST), (pace, _Kind.GREEDY)
+        modest, greedy = (pace, Kind.MODEST), (pace, Kind.GREEDY)
         if node in self._to_load.get(modest, ()):
             del self._to_load[modest][node]
             self._to_load.setdefault(greedy, {})[node] = None
         self._ahead.move(node, modest, greedy)
 
-    def _learn_hold_off(self, state: _Channel, now: float) -> None:
+    def _learn_hold_off(self, state: ChannelState, now: float) -> None:
         if state.bursts == 0:
             self._hold_off = max(HOLD_OFF, self._hold_off - HOLD_OFF_DOWN)
         elif state.bursts == 1 and now - state.burst_at < REPORT_WAY:
@@ -467,9 +369,9 @@ class Scheduler:
             pace = state.channel.pace
             self.shares[pace] = max(self._min_share, self.shares[pace] - SHARE_UP)  # nothing was lost
 
-    def _open(self, channel: Channel, now: float) -> _Channel:
+    def _open(self, channel: Channel, now: float) -> ChannelState:
         t = fec.symbol_size(channel.node.size, self._max_symbol_size)
-        state = _Channel(channel, fec.source_symbols(channel.node.size, t), t)
+        state = ChannelState(channel, fec.source_symbols(channel.node.size, t), t)
         self._channels[channel.group] = state
         hold = self.hold if channel.node.level == 0 else 0.0
         if hold > self._queue_seconds(state):
@@ -477,24 +379,24 @@ class Scheduler:
             self._at(state.wake, state)
         return state
 
-    def _release(self, state: _Channel) -> None:
+    def _release(self, state: ChannelState) -> None:
         """Nobody more is waited for."""
         state.state = State.LOADING
         self._prepare(state)
 
-    def _queue_seconds(self, state: _Channel) -> float:
+    def _queue_seconds(self, state: ChannelState) -> float:
         """About how long the passes before this one take: where there is a queue nobody needs to be held."""
         bits = 8 * state.k * (state.t + wire.HEADER_SIZE + wire.LINK_OVERHEAD)
         return self._queues[state.channel.pace].length * bits / self._pacer.rate
 
-    def _prepare(self, state: _Channel) -> None:
+    def _prepare(self, state: ChannelState) -> None:
         """Begin the pass, or load what it needs."""
         if self._payloads.get(state.channel.node) is None:
             self._load(state)
         elif state.state is not State.HELD:
             self._start_pass(state)
 
-    def _close(self, state: _Channel) -> None:
+    def _close(self, state: ChannelState) -> None:
         """Queues and timers find out by themselves: a channel without listeners is skipped."""
         del self._channels[state.channel.group]
         node = state.channel.node
@@ -507,7 +409,7 @@ class Scheduler:
                 del self._loading[node]
                 self._unqueue_load(node)
 
-    def _load(self, state: _Channel) -> None:
+    def _load(self, state: ChannelState) -> None:
         node = state.channel.node
         if node not in self._loading:
             self._loading[node] = []
@@ -516,32 +418,32 @@ class Scheduler:
             self._loading[node].append(state)
         self._queue_load(state)
 
-    def _queue_load(self, state: _Channel) -> None:
+    def _queue_load(self, state: ChannelState) -> None:
         """In a second queue as well if another channel, or another host, wants the node sooner than the first."""
         if state.channel.node not in self._under_way:
-            kind = _Kind.SMALL if state.k <= SMALL_K else _Kind.GREEDY if self._is_greedy(state) else _Kind.MODEST
+            kind = Kind.SMALL if state.k <= SMALL_K else Kind.GREEDY if self._is_greedy(state) else Kind.MODEST
             self._to_load.setdefault((state.channel.pace, kind), {})[state.channel.node] = None
 
     def _unqueue_load(self, node: Node) -> None:
         for waiting in self._to_load.values():
             waiting.pop(node, None)
 
-    def _start_pass(self, state: _Channel) -> None:
+    def _start_pass(self, state: ChannelState) -> None:
         state.share = None
         state.repair_left = None
         self._resume_pass(state)
 
-    def _resume_pass(self, state: _Channel) -> None:
+    def _resume_pass(self, state: ChannelState) -> None:
         state.state = State.PASS
         self._queues[state.channel.pace].push_pass(state, greedy=self._is_greedy(state))
 
-    def _park(self, state: _Channel, now: float) -> None:
+    def _park(self, state: ChannelState, now: float) -> None:
         state.state = State.PARKED
         late = max(0, state.bursts - URGENT_BURSTS)
         state.wake = now + min(MAX_HOLD_OFF, self._hold_off * 2**late)
         self._at(state.wake, state)
 
-    def _at(self, when: float, state: _Channel) -> None:
+    def _at(self, when: float, state: ChannelState) -> None:
         self._sequence += 1
         heapq.heappush(self._timers, (when, self._sequence, state))
 
@@ -559,7 +461,7 @@ class Scheduler:
                 state.wake = now + GONE_INTERVAL
                 self._at(state.wake, state)
 
-    def _start_burst(self, state: _Channel, now: float) -> None:
+    def _start_burst(self, state: ChannelState, now: float) -> None:
         if state.unanswered >= state.k:
             state.state = State.ASKED
             self._asks.append(state.channel.group)
@@ -572,19 +474,18 @@ class Scheduler:
         if state.bursts <= 2:
             pace = state.channel.pace
             self.shares[pace] = min(SHARE_MAX, self.shares[pace] + SHARE_UP)
-        elif state.bursts == HIDDEN_JOIN_BURST and self._proxies:
-            self._hold = min(MAX_HOLD, self._hold + HOLD_UP)
+        self._holding.burst(state.bursts)
         self.counters.bursts += 1
         self._queues[state.channel.pace].push_burst(state)
 
-    def _candidates(self, now: float) -> Iterator[_Channel]:
+    def _candidates(self, now: float) -> Iterator[ChannelState]:
         """Channels that may send, most urgent first, those of slower classes only when their time has come."""
         ready = [queues for pace, queues in enumerate(self._queues) if queues and self._not_before[pace] <= now]
-        for phase in (_Queues.urgent, _Queues.passes, _Queues.late):
+        for phase in (Queues.urgent, Queues.passes, Queues.late):
             for queues in ready:
                 yield from phase(queues)
 
-    def _step(self, state: _Channel, now: float) -> Transmission | None:
+    def _step(self, state: ChannelState, now: float) -> Transmission | None:
         """The channel's next burst; None if it has to wait for its payload or has come to the end of its pass.
 
         In both cases it has left its queue.
@@ -607,14 +508,14 @@ class Scheduler:
             return None
         return self._repair(state, payload, state.repair_left)
 
-    def _source(self, state: _Channel, payload: Payload) -> Transmission:
+    def _source(self, state: ChannelState, payload: Payload) -> Transmission:
         start = state.sent % state.k
         count = min(self._segments(state.t), state.until - state.sent, state.k - start)
         state.sent += count
         self.counters.source_symbols += count
         return self._transmission(state, payload, start, count, repair=False)
 
-    def _repair(self, state: _Channel, payload: Payload, left: int) -> Transmission:
+    def _repair(self, state: ChannelState, payload: Payload, left: int) -> Transmission:
         count = min(self._segments(state.t), left)
         start = self._next_repair(state.channel.node, count, state.k)
         state.repair_left = left - count
@@ -623,7 +524,7 @@ class Scheduler:
         self.counters.repair_symbols += count
         return self._transmission(state, payload, start, count, repair=True)
 
-    def _end(self, state: _Channel, now: float) -> None:
+    def _end(self, state: ChannelState, now: float) -> None:
         """The pass or the burst is sent: park the channel."""
         pace = state.channel.pace
         self._queues[pace].remove(state)
@@ -644,12 +545,14 @@ class Scheduler:
             self._repairs.popitem(last=False)
         return start
 
-    def _transmission(self, state: _Channel, payload: Payload, start: int, count: int, *, repair: bool) -> Transmission:
+    def _transmission(
+        self, state: ChannelState, payload: Payload, start: int, count: int, *, repair: bool
+    ) -> Transmission:
         self._ahead.discard(state.channel.node)
         bits = 8 * count * (state.t + wire.HEADER_SIZE + wire.LINK_OVERHEAD)
         return Transmission(state.channel.group, payload, start, count, repair, bits)
 
-    def _account(self, state: _Channel, transmission: Transmission, now: float) -> None:
+    def _account(self, state: ChannelState, transmission: Transmission, now: float) -> None:
         self._pacer.spend(transmission.wire_bits)
         pace = state.channel.pace
         if pace:
@@ -658,116 +561,3 @@ class Scheduler:
     @staticmethod
     def _segments(t: int) -> int:
         return min(MAX_SEGMENTS, MAX_SUPER_DATAGRAM // (t + wire.HEADER_SIZE))
-
-
-class _Kind(Enum):
-    """Which queue of passes a node is for."""
-
-    SMALL = 0
-    MODEST = 1
-    GREEDY = 2
-
-
-_LoadQueue = tuple[int, _Kind]
-"""A pace class and a kind: one queue of passes must not hold up the loading for another."""
-
-
-class _LoadedAhead:
-    """Which nodes are being loaded, or are loaded and nothing of them is sent yet; by the queue that they waited in.
-
-    To forget one too early does no harm; to keep one for ever would stop the loading.
-    """
-
-    __slots__ = ("_counts", "_queue_of")
-
-    def __init__(self) -> None:
-        self._queue_of: dict[Node, _LoadQueue] = {}
-        self._counts: dict[_LoadQueue, int] = {}
-
-    def has_room(self, queue: _LoadQueue, node: Node) -> bool:
-        allowed = min(max(LOAD_AHEAD // node.size, MIN_LOAD_AHEAD), MAX_LOAD_AHEAD)
-        return self._counts.get(queue, 0) < allowed
-
-    def add(self, queue: _LoadQueue, node: Node) -> None:
-        self.discard(node)
-        self._queue_of[node] = queue
-        self._counts[queue] = self._counts.get(queue, 0) + 1
-
-    def move(self, node: Node, before: _LoadQueue, after: _LoadQueue) -> None:
-        if self._queue_of.get(node) == before:
-            self.add(after, node)
-
-    def discard(self, node: Node) -> None:
-        queue = self._queue_of.pop(node, None)
-        if queue is not None:
-            self._counts[queue] -= 1
-
-
-class _Queues:
-    """The channels of one pace class that have something to send.
-
-    Entries of channels that were closed or moved on are dropped when they come to the front.
-    """
-
-    __slots__ = ("_bursts", "_greedy", "_greedy_next", "_late", "_passes", "_small")
-
-    def __init__(self) -> None:
-        self._bursts: dict[_Channel, None] = {}
-        self._late: dict[_Channel, None] = {}
-        self._small: dict[_Channel, None] = {}
-        self._passes: dict[_Channel, None] = {}
-        self._greedy: dict[_Channel, None] = {}
-        """Passes for hosts that listen to too much."""
-        self._greedy_next = False
-
-    def __bool__(self) -> bool:
-        return bool(self._bursts or self._small or self._passes or self._greedy or self._late)
-
-    @property
-    def length(self) -> int:
-        """Passes that wait, small ones not counted."""
-        return len(self._passes)
-
-    def push_pass(self, state: _Channel, *, greedy: bool) -> None:
-        self.remove(state)
-        queue = self._small if state.k <= SMALL_K else self._greedy if greedy else self._passes
-        queue[state] = None
-
-    def part(self, state: _Channel) -> None:
-        """All its listeners have become greedy: its pass, if one waits, goes from the common queue."""
-        if state in self._passes:
-            del self._passes[state]
-            self._greedy[state] = None
-
-    def push_burst(self, state: _Channel) -> None:
-        self.remove(state)
-        (self._bursts if state.bursts <= URGENT_BURSTS else self._late)[state] = None
-
-    def remove(self, state: _Channel) -> None:
-        if state in self._passes or state in self._greedy:
-            self._greedy_next = state in self._passes
-        for queue in (self._bursts, self._late, self._small, self._passes, self._greedy):
-            queue.pop(state, None)
-
-    def urgent(self) -> Iterator[_Channel]:
-        return self._live(self._bursts)
-
-    def passes(self) -> Iterator[_Channel]:
-        yield from self._live(self._small)
-        both = (self._greedy, self._passes) if self._greedy_next else (self._passes, self._greedy)
-        for queue in both:
-            yield from self._live(queue)
-
-    def late(self) -> Iterator[_Channel]:
-        return self._live(self._late)
-
-    @staticmethod
-    def _live(queue: dict[_Channel, None]) -> Iterator[_Channel]:
-        while queue:
-            state = next(iter(queue))
-            if state.wanted:
-                yield state
-                if queue and next(iter(queue)) is state:  # still at the front: the caller could not use it
-                    return
-            else:
-                del queue[state]

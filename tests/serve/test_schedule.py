@@ -6,17 +6,10 @@ import pytest
 
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef
 from mcfs.serve.channel import Channel
+from mcfs.serve.holding import FIRST_HOLD, HOLD_UP, MAX_HOLD
 from mcfs.serve.payload import Payload, PayloadCache
-from mcfs.serve.schedule import (
-    FIRST_HOLD,
-    HOLD_OFF,
-    HOLD_UP,
-    MAX_HOLD,
-    MAX_LOAD_AHEAD,
-    MODEST_CHANNELS,
-    Scheduler,
-    Transmission,
-)
+from mcfs.serve.queues import MAX_LOAD_AHEAD
+from mcfs.serve.schedule import HOLD_OFF, MODEST_CHANNELS, Scheduler, Transmission
 
 T = 1024
 K = MIN_BLOCK_SIZE // T

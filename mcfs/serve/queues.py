@@ -1,0 +1,181 @@
+"""The channels of a link that have something to send, in the order of their turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mcfs.protocol.ids import Host, Node
+    from mcfs.serve.channel import Channel
+
+JUST_BEGUN: Final = 0.1
+"""Of its pass that a channel may have sent for a beacon to name it: one who joins later gets another pass."""
+URGENT_BURSTS: Final = 3
+LOAD_AHEAD: Final = 16 << 20
+"""Bytes of nodes being loaded, or loaded and not begun, for each queue of passes: enough to hide a disk's latency,
+little enough to stay in the cache. What is loaded too early is thrown out and loaded again, for ever."""
+MIN_LOAD_AHEAD: Final = 2
+MAX_LOAD_AHEAD: Final = 64
+"""Nodes, whatever their size."""
+SMALL_K: Final = 64
+"""A first pass of at most this many symbols (pages, listings) goes before longer ones: 0.8 ms at 1 Gbit/s."""
+
+
+class State(Enum):
+    LOADING = 0
+    PASS = 1
+    PARKED = 2
+    BURST = 3
+    ASKED = 4
+    GONE = 5
+    HELD = 6
+
+
+@dataclass(slots=True, eq=False)
+class ChannelState:
+    channel: Channel
+    k: int
+    t: int
+    state: State = State.LOADING
+    marks: dict[Host, int] = field(default_factory=dict)
+    """Per listener: source symbols that the channel had sent when it joined."""
+    sent: int = 0
+    until: int = 0
+    share: float | None = None
+    repair_left: int | None = None
+    """Repair symbols still to send in this pass or burst; None while the pass has not come to them."""
+    bursts: int = 0
+    burst: int = 0
+    unanswered: int = 0
+    """Repair symbols since the last report."""
+    burst_at: float = float("-inf")
+    """When its last burst began."""
+    wake: float = 0.0
+    """When it leaves PARKED, or tells again in GONE."""
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.marks)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether its pass has not begun, or only just."""
+        left = self.until - self.sent
+        return self.state in (State.HELD, State.LOADING, State.PASS) and left > self.k * (1 - JUST_BEGUN)
+
+
+class Kind(Enum):
+    """Which queue of passes a node is for."""
+
+    SMALL = 0
+    MODEST = 1
+    GREEDY = 2
+
+
+LoadQueue = tuple[int, Kind]
+"""A pace class and a kind: one queue of passes must not hold up the loading for another."""
+
+
+class LoadedAhead:
+    """Which nodes are being loaded, or are loaded and nothing of them is sent yet; by the queue that they waited in.
+
+    To forget one too early does no harm; to keep one for ever would stop the loading.
+    """
+
+    __slots__ = ("_counts", "_queue_of")
+
+    def __init__(self) -> None:
+        self._queue_of: dict[Node, LoadQueue] = {}
+        self._counts: dict[LoadQueue, int] = {}
+
+    def has_room(self, queue: LoadQueue, node: Node) -> bool:
+        allowed = min(max(LOAD_AHEAD // node.size, MIN_LOAD_AHEAD), MAX_LOAD_AHEAD)
+        return self._counts.get(queue, 0) < allowed
+
+    def add(self, queue: LoadQueue, node: Node) -> None:
+        self.discard(node)
+        self._queue_of[node] = queue
+        self._counts[queue] = self._counts.get(queue, 0) + 1
+
+    def move(self, node: Node, before: LoadQueue, after: LoadQueue) -> None:
+        if self._queue_of.get(node) == before:
+            self.add(after, node)
+
+    def discard(self, node: Node) -> None:
+        queue = self._queue_of.pop(node, None)
+        if queue is not None:
+            self._counts[queue] -= 1
+
+
+class Queues:
+    """The channels of one pace class that have something to send.
+
+    Entries of channels that were closed or moved on are dropped when they come to the front.
+    """
+
+    __slots__ = ("_bursts", "_greedy", "_greedy_next", "_late", "_passes", "_small")
+
+    def __init__(self) -> None:
+        self._bursts: dict[ChannelState, None] = {}
+        self._late: dict[ChannelState, None] = {}
+        self._small: dict[ChannelState, None] = {}
+        self._passes: dict[ChannelState, None] = {}
+        self._greedy: dict[ChannelState, None] = {}
+        """Passes for hosts that listen to too much."""
+        self._greedy_next = False
+
+    def __bool__(self) -> bool:
+        return bool(self._bursts or self._small or self._passes or self._greedy or self._late)
+
+    @property
+    def length(self) -> int:
+        """Passes that wait, small ones not counted."""
+        return len(self._passes)
+
+    def push_pass(self, state: ChannelState, *, greedy: bool) -> None:
+        self.remove(state)
+        queue = self._small if state.k <= SMALL_K else self._greedy if greedy else self._passes
+        queue[state] = None
+
+    def part(self, state: ChannelState) -> None:
+        """All its listeners have become greedy: its pass, if one waits, goes from the common queue."""
+        if state in self._passes:
+            del self._passes[state]
+            self._greedy[state] = None
+
+    def push_burst(self, state: ChannelState) -> None:
+        self.remove(state)
+        (self._bursts if state.bursts <= URGENT_BURSTS else self._late)[state] = None
+
+    def remove(self, state: ChannelState) -> None:
+        if state in self._passes or state in self._greedy:
+            self._greedy_next = state in self._passes
+        for queue in (self._bursts, self._late, self._small, self._passes, self._greedy):
+            queue.pop(state, None)
+
+    def urgent(self) -> Iterator[ChannelState]:
+        return self._live(self._bursts)
+
+    def passes(self) -> Iterator[ChannelState]:
+        yield from self._live(self._small)
+        both = (self._greedy, self._passes) if self._greedy_next else (self._passes, self._greedy)
+        for queue in both:
+            yield from self._live(queue)
+
+    def late(self) -> Iterator[ChannelState]:
+        return self._live(self._late)
+
+    @staticmethod
+    def _live(queue: dict[ChannelState, None]) -> Iterator[ChannelState]:
+        while queue:
+            state = next(iter(queue))
+            if state.wanted:
+                yield state
+                if queue and next(iter(queue)) is state:  # still at the front: the caller could not use it
+                    return
+            else:
+                del queue[state]
