@@ -245,9 +245,9 @@ class Link:
 
     # --- other servers ---
 
-    def server_heard(self, channel: Group, address: Host, content: ObjectRef, *, now: float) -> None:
-        """Another server with our publisher's key announced, in a senders' channel, what it serves."""
-        self.senders.heard(channel, address, content, now=now)
+    def server_heard(self, channel: Group, address: Host, content: ObjectRef, *, time_ms: int, now: float) -> None:
+        """Another server with our publisher's key announced, in a senders' channel, what it serves; see `Senders`."""
+        self.senders.heard(channel, address, content, time_ms=time_ms, now=now)
         self._share_out(now)
 
     def _share_out(self, now: float) -> None:

@@ -1,7 +1,7 @@
 """Which of several servers of the same content sends on one link. Sans-IO.
 
-Servers that have the same publisher's key and a share of the same name meet in the share's *senders' channel*, a group
-that only they can compute. While nobody else has joined it nothing is sent there. Each announces its share in it once a
+Servers that have the same publisher's key and a share of the same name meet in the share's *senders' channel*. While
+nobody else has joined it nothing is sent there. Each announces its share in it once a
 second, and of those that announce the same content the one with the lowest address sends; the others listen to reports
 as before, and send nothing. They take over
 
@@ -9,10 +9,14 @@ as before, and send nothing. They take over
 - when three of its announcements are missed, if its cable was cut.
 
 A server that starts while another sends says nothing for a moment: it first has to learn who listens.
+
+Who has no key can only repeat what was said. So an announcement counts once, and only while it is fresh by our clock:
+servers whose clocks differ by more than MAX_SKEW both send.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +32,8 @@ MISSED: Final = 3.5
 WARM_UP: Final = 3.0
 """Seconds after its start in which a server that hears another one leaves the sending to it: three general queries go
 out in the first two, and the answers come within another."""
+MAX_SKEW: Final = 30.0
+"""Seconds between the time in an announcement and our own."""
 MAX_PEERS: Final = 64
 """Servers of one share on one link. They all have the publisher's key, so this bounds mistakes, not attacks."""
 
@@ -38,6 +44,8 @@ class _Share:
     content: ObjectRef
     peers: dict[Host, tuple[float, ObjectRef]] = field(default_factory=dict)
     """When each other server was heard last, and what it serves."""
+    newest: OrderedDict[Host, int] = field(default_factory=OrderedDict)
+    """The time in the newest announcement of each, also of those that have gone."""
     present: set[Host] = field(default_factory=set)
     """Other hosts that have joined the senders' channel."""
     tell_at: float = float("inf")
@@ -109,11 +117,18 @@ class Senders:
             share.tell_at = float("inf")
         self._judge(share, now)
 
-    def heard(self, channel: Group, address: Host, content: ObjectRef, *, now: float) -> None:
-        """An announcement with our own publisher's key came in a senders' channel."""
+    def heard(self, channel: Group, address: Host, content: ObjectRef, *, time_ms: int, now: float) -> None:
+        """An announcement with our own publisher's key came in a senders' channel. `time_ms` is when it was signed,
+        by the other one's clock, and is fresh."""
         share = self._shares.get(channel)
         if share is None or address == self._own or (address not in share.peers and len(share.peers) >= MAX_PEERS):
             return
+        if time_ms <= share.newest.get(address, -1):
+            return
+        share.newest[address] = time_ms
+        share.newest.move_to_end(address)
+        if len(share.newest) > MAX_PEERS:
+            share.newest.popitem(last=False)
         share.peers[address] = (now, content)
         self._judge(share, now)
 

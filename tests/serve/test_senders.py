@@ -28,6 +28,10 @@ def server(address: Host, now: float = 0.0, content: ObjectRef = SAME) -> Sender
     return senders
 
 
+def hear(senders: Senders, source: Host, content: ObjectRef = SAME, *, now: float) -> None:
+    senders.heard(CHANNEL, source, content, time_ms=round(now * 1000), now=now)
+
+
 def test_a_server_alone_sends_and_says_nothing_to_others() -> None:
     alone = server(LOW)
     assert list(alone.due(now=10.0)) == []
@@ -48,13 +52,24 @@ def test_announcements_go_at_once_and_every_second_while_another_server_is_there
 def test_of_the_same_content_the_lowest_address_sends() -> None:
     servers = {address: server(address) for address in (LOW, MIDDLE, HIGH)}
     for one, other in itertools.permutations(servers, 2):
-        servers[one].heard(CHANNEL, other, SAME, now=10.0)
+        hear(servers[one], other, SAME, now=10.0)
     assert [bool(each.silent) for each in servers.values()] == [False, True, True]
+
+
+def test_what_was_said_before_does_not_count_again() -> None:
+    high = server(HIGH)
+    hear(high, LOW, now=10.0)
+    high.left(LOW, CHANNEL, now=11.0)
+    for repeated in (9.0, 10.0):
+        high.heard(CHANNEL, LOW, SAME, time_ms=round(repeated * 1000), now=12.0)
+    assert not high.silent
+    hear(high, LOW, now=12.0)
+    assert high.silent
 
 
 def test_other_content_is_sent_by_whoever_has_it() -> None:
     high = server(HIGH)
-    high.heard(CHANNEL, LOW, OTHER, now=10.0)
+    hear(high, LOW, OTHER, now=10.0)
     assert not high.silent
     high.publish(CHANNEL, NAME, OTHER, now=10.1)
     assert high.silent == {NAME}
@@ -64,7 +79,7 @@ def test_other_content_is_sent_by_whoever_has_it() -> None:
 
 def test_three_missed_announcements_end_a_sender() -> None:
     high = server(HIGH)
-    high.heard(CHANNEL, LOW, SAME, now=10.0)
+    hear(high, LOW, SAME, now=10.0)
     assert high.next_timeout() == 10.0 + MISSED
     list(high.due(now=10.0 + 3.2 * INTERVAL))
     assert high.silent
@@ -75,7 +90,7 @@ def test_three_missed_announcements_end_a_sender() -> None:
 def test_a_leave_ends_a_sender_at_once() -> None:
     high = server(HIGH)
     high.joined(LOW, CHANNEL, now=10.0)
-    high.heard(CHANNEL, LOW, SAME, now=10.0)
+    hear(high, LOW, SAME, now=10.0)
     assert high.silent
     high.left(LOW, CHANNEL, now=10.5)
     assert not high.silent
@@ -84,20 +99,20 @@ def test_a_leave_ends_a_sender_at_once() -> None:
 def test_who_starts_while_another_sends_learns_first_and_then_takes_its_place() -> None:
     low = server(LOW, now=100.0)
     low.joined(HIGH, CHANNEL, now=100.1)
-    low.heard(CHANNEL, HIGH, SAME, now=100.1)
+    hear(low, HIGH, SAME, now=100.1)
     assert low.silent
     for tenth in range(1002, 1030):
         if tenth % 10 == 1:
-            low.heard(CHANNEL, HIGH, SAME, now=tenth / 10)
+            hear(low, HIGH, SAME, now=tenth / 10)
         assert list(low.due(now=tenth / 10)) == [], "the other must go on until we are ready"
-    low.heard(CHANNEL, HIGH, SAME, now=103.0)
+    hear(low, HIGH, SAME, now=103.0)
     assert not low.silent
     assert list(low.due(now=100.0 + WARM_UP + INTERVAL)) == [(CHANNEL, NAME)]
 
 
 def test_an_address_that_changes_decides_anew() -> None:
     middle = server(MIDDLE)
-    middle.heard(CHANNEL, LOW, SAME, now=10.0)
+    hear(middle, LOW, SAME, now=10.0)
     assert middle.silent
     middle.set_own(Host(b"\xfe\x80" + bytes(14)), now=10.1)
     assert not middle.silent
@@ -108,9 +123,9 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(1000):
         host = Host(b"\xfe\x80" + number.to_bytes(14, "big"))
         low.joined(host, CHANNEL, now=10.0)
-        low.heard(CHANNEL, host, SAME, now=10.0)
+        hear(low, host, SAME, now=10.0)
     share = low._shares[CHANNEL]
-    assert len(share.peers) == len(share.present) == MAX_PEERS
+    assert len(share.peers) == len(share.present) == len(share.newest) == MAX_PEERS
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -141,7 +156,7 @@ def test_servers_that_come_and_go_on_a_lossy_link_agree_in_the_end(seed: int) ->
             _, source = wire.popleft()
             for address, each in alive.items():
                 if address != source and rng.random() >= loss:
-                    each.heard(CHANNEL, source, SAME, now=now)
+                    hear(each, source, SAME, now=now)
 
     def sending(servers: Iterable[Senders]) -> int:
         return sum(not each.silent for each in servers)
