@@ -16,6 +16,10 @@ MAX_SHARES: Final = 4096
 class Share:
     announcement: Announcement
     last_heard: float
+    time_ms: int = 0
+    """Of its newest announcement: older ones are repeated by somebody."""
+    period: int = 0
+    """Seconds; see `Announcement`."""
     interfaces: dict[int, float] = field(default_factory=dict)
     """Indexes of the interfaces on which it was heard, and when."""
 
@@ -44,19 +48,25 @@ class ShareTable:
             if len(self._shares) >= MAX_SHARES:
                 self.refused += 1
                 return False
-            self._shares[announcement.name] = Share(announcement, now, {interface: now})
+            share = self._shares[announcement.name] = Share(announcement, now)
+            self._heard(share, announcement, interface, now)
             return True
         known = share.announcement
         same = announcement.content == known.content  # another server may have given it another version
         if announcement.publisher != known.publisher or (announcement.version < known.version and not same):
             self.refused += 1
             return False
-        share.last_heard = now
-        share.interfaces[interface] = now
+        self._heard(share, announcement, interface, now)
         if announcement.version <= known.version:
             return False
         share.announcement = announcement
         return True
+
+    @staticmethod
+    def _heard(share: Share, announcement: Announcement, interface: int, now: float) -> None:
+        share.last_heard = share.interfaces[interface] = now
+        if announcement.time_ms >= share.time_ms:
+            share.time_ms, share.period = announcement.time_ms, announcement.period
 
     def is_down(self, name: bytes, symbol_at: float, *, now: float) -> bool:
         """Whether nothing was heard of a known share for the time-out; `symbol_at` is when its last symbol came."""

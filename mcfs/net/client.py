@@ -438,10 +438,9 @@ class Client:
         if self._shares.announced(announcement, run.ifindex, now=now):
             self._news.set()
             self._news = trio.Event()
-
         share = self._shares.get(announcement.name)
         if share is not None and share.last_heard == now:
-            self._fetcher.announced(announcement.name, announcement.period, now=now)
+            self._fetcher.announced(announcement.name, share.period, now=now)
 
     def _beacon(self, groups: Sequence[Group], now: float) -> None:
         """Take what is sent for others and will be needed here, with half of the free places."""

@@ -7,6 +7,7 @@ because after ``nsenter --net`` it still shows the namespace that mounted it.
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import socket
 import struct
@@ -235,7 +236,7 @@ def classify(name: str, flags: int, port_of: bytes, *, answers_wireless: bool) -
 
 
 def _answers_wireless(name: str) -> bool:
-    request = struct.pack("16s16x", name.encode()[:15])
+    request = struct.pack("16s16x", os.fsencode(name)[:15])
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
         try:
             fcntl.ioctl(probe, _SIOCGIWNAME, request)

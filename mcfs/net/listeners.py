@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Final, Self
@@ -145,7 +146,7 @@ class ReportReader:
     def _set_options(self) -> None:
         sock = self._socket
         sock.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, _pass_only(_TYPES_HEARD))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.name.encode())
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, os.fsencode(self.name))
         self._enlarge_buffer()
         for option in (socket.IPV6_RECVPKTINFO, socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVHOPOPTS):
             sock.setsockopt(socket.IPPROTO_IPV6, option, 1)

@@ -11,7 +11,6 @@ from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, 
 from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.ids import Group, Host
 from mcfs.serve.schedule import NOBODY
-from mcfs.serve.senders import MAX_SKEW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,9 +80,8 @@ class Offer:
         address = min((Host(a) for a in announcement.addresses if mld.is_link_local(a)), default=None)
         if announcement.publisher != self._publisher or address is None or announcement.content is None:
             raise BadDatagram("not of a server with our key")
-        if abs(announcement.time_ms - _unix_ms()) > 1000 * MAX_SKEW:
-            raise BadDatagram("an announcement of another time")
-        link.server_heard(channel, address, announcement.content, time_ms=announcement.time_ms, now=now)
+        time_ms = announcement.time_ms
+        link.server_heard(channel, address, announcement.content, time_ms=time_ms, own_ms=_unix_ms(), now=now)
 
     def _coordinate(self, link: Link, name: bytes, now: float) -> None:
         """Look out for other servers of a share, unless there are too many shares for that."""

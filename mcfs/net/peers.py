@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
 from mcfs.protocol.ids import Group
@@ -57,6 +58,24 @@ class PeerSocket:
             request = _GROUP_REQUEST.pack(channel, self._ifindex)
             self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
             self._joined.add(channel)
+
+    def rejoin(self) -> None:
+        """The kernel drops memberships when IPv6 leaves an interface: join all again that are to be joined."""
+        channels, self._joined = self._joined, set()
+        for channel in channels:
+            self._leave(channel)
+            with suppress(OSError):
+                self.join(channel)
+
+    def leave_all(self) -> None:
+        for channel in self._joined:
+            self._leave(channel)
+        self._joined.clear()
+
+    def _leave(self, channel: Group) -> None:
+        request = _GROUP_REQUEST.pack(channel, self._ifindex)
+        with suppress(OSError):  # the kernel has dropped it by itself
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, request)
 
     def send(self, channel: Group, datagram: bytes) -> None:
         """What cannot be sent now is lost, as on a cable: it is repeated every second."""

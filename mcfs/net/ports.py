@@ -22,6 +22,7 @@ from mcfs.net.transmit import Transmitter
 from mcfs.protocol import mld
 from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.ids import Host
+from mcfs.serve.membership import MAX_HOSTS
 from mcfs.serve.querier import ADVERTISEMENT_INTERVAL
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ class Ports:
         if update.came_up:
             port.blocked_until = 0.0
             port.reader.rejoin()
+            port.peers.rejoin()
             port.link.restart(now=now)
             for other in self._ports:
                 other.link.querier.solicited(now=now)
@@ -209,6 +211,7 @@ class Ports:
             if twin is not None and not (self._serves(twin) and now < port.passive_until):
                 port.twin = None
                 port.drop(self.make_link(port.interface, port.rate))
+                port.meet_others()
                 log.info("%s: served again, as %s no longer serves this link", port.name, twin.name)
 
     def _serves(self, port: Port) -> bool:
@@ -219,6 +222,7 @@ class Ports:
             log.info("%s: on the same link as %s, which is used alone", port.name, twin.name)
             port.send_mld(port.link.querier.stop())
             self._retire(port.link)
+            port.peers.leave_all()
             port.drop(self.make_link(port.interface, port.rate))
         port.twin, port.passive_until = twin, now + PASSIVE_SECONDS
 
@@ -235,7 +239,8 @@ class Ports:
 
     def _retire(self, link: Link) -> None:
         self._past.update(_heard(link))
-        self._past_hosts |= link.hosts_seen
+        if len(self._past_hosts) < MAX_HOSTS:
+            self._past_hosts |= link.hosts_seen
 
 
 def _is_sound(message: bytes, envelope: Envelope) -> bool:

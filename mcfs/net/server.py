@@ -345,9 +345,9 @@ class Server:
                         interface.mtu, settings.mtu)  # fmt: skip
         link = self._links.make(interface, rate)
         port = open_port(interface, link, rate=rate, port=settings.port, hops=settings.hops)
+        port.meet_others()
         if settings.proxies:
             self._check_source(port)
-        port.meet_others()
         return port
 
     def _check_source(self, port: Port) -> None:

@@ -59,12 +59,12 @@ class Transmitter:
 
         It is the kernel's choice (RFC 6724): one of this interface, of the group's scope or wider if there is one.
         """
-        with self._open() as probe:
-            try:
+        try:
+            with self._open() as probe:
                 probe.connect((self._name(group), self._port, 0, self._ifindex))
-            except OSError:
-                return None
-            address: str = probe.getsockname()[0]
+                address: str = probe.getsockname()[0]
+        except OSError:
+            return None
         return socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
 
     def send(self, group: bytes, datagrams: Symbols) -> Sent:
@@ -88,9 +88,13 @@ class Transmitter:
 
     def _open(self) -> socket.socket:
         sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self._ifindex)
-        # A temporary address (RFC 8981) is another one every day, and receivers take it for another sender.
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_ADDR_PREFERENCES, _PREFER_PUBLIC)
+        try:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self._ifindex)
+            # A temporary address (RFC 8981) is another one every day, and receivers take it for another sender.
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_ADDR_PREFERENCES, _PREFER_PUBLIC)
+        except BaseException:
+            sock.close()
+            raise
         return sock
 
     def _send(self, group: bytes, data: memoryview, segment: int) -> None:

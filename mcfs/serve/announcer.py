@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mcfs.protocol.ids import Group, Host
 
 INTERVAL: Final = 1.0
+MIN_INTERVAL: Final = 0.1
+"""Seconds between two announcements of a share, however many hosts join its channel: each costs a signature."""
 CATALOGUE_GAP: Final = 1 / 50
 NEW_VERSION_COPIES: Final = 3
 NEW_VERSION_GAP: Final = 0.02
@@ -26,6 +28,7 @@ class _ShareChannel:
     name: bytes
     listeners: set[Host]
     due: float
+    announced: float = float("-inf")
     copies: int = 0
 
 
@@ -73,7 +76,7 @@ class Announcer:
             self._start_round(now)
         elif (share := self._shares.get(group)) is not None:
             share.listeners.add(host)
-            share.due = min(share.due, now)
+            share.due = min(share.due, max(now, share.announced + MIN_INTERVAL))
 
     def left(self, host: Host, group: Group) -> None:
         if group == self._catalogue:
@@ -97,6 +100,7 @@ class Announcer:
         out = [(group, share.name) for group, share in self._shares.items() if share.listeners and share.due <= now]
         for group, _ in out:
             share = self._shares[group]
+            share.announced = now
             share.due = now + (NEW_VERSION_GAP if share.copies else INTERVAL)
             share.copies = max(0, share.copies - 1)
         out += self._catalogue_due(now)

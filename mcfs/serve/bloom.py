@@ -135,6 +135,14 @@ class BloomMembership:
     def listening_interval(self) -> float:
         return self._listening_interval
 
+    @property
+    def can_list(self) -> bool:
+        return False
+
+    def sync(self, *, now: float) -> None:
+        """The sender has dropped listeners by itself: make the filter anew from those that it serves."""
+        self._sweep_at = now
+
     def groups(self) -> list[Group]:
         """None: a filter cannot list. Who takes over asks all, and serves those who answer."""
         return []

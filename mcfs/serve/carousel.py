@@ -7,7 +7,6 @@ of hashes, goes round on its own, in META_SHARE of the bits: a mount must not wa
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -32,6 +31,8 @@ MAX_AHEAD: Final = 64
 MIN_AHEAD: Final = 4
 LOOK: Final = 0.01
 """Seconds between two looks at what is sent."""
+IDLE: Final = 1.0
+"""The same while there is nothing to send."""
 MAX_SKIPPED: Final = 64
 """Nodes that are passed over in one look, since another server sends them."""
 
@@ -95,6 +96,8 @@ class Carousel:
             self._open[channel.group] = None
             scheduler.joined(NOBODY, channel, now=now)
             ahead += self._bits(channel.node)
+        if not self._open:
+            self._look_at = now + IDLE
 
     def next_timeout(self) -> float:
         return self._look_at
@@ -117,8 +120,8 @@ class Carousel:
         contents = self._contents()
         self.rounds += 1
         self._blocks = _blocks(contents)
-        block_bits = sum(self._bits(node) for node in _blocks(contents))
-        meta_bits = sum(self._bits(node) for node in _meta(contents))
+        block_bits = sum(self._bits_of(content.object, 0) for content in contents if not content.meta)
+        meta_bits = sum(self._bits_of(content.object, level) for content in contents for level in _meta_levels(content))
         self.period = max(block_bits / (1 - META_SHARE), meta_bits / META_SHARE if block_bits else meta_bits)
         self.period /= self._rate
         return next(self._blocks, None)
@@ -129,6 +132,11 @@ class Carousel:
             self._meta = _meta(self._contents())
             node = next(self._meta, None)
         return node
+
+    def _bits_of(self, object_: ObjectRef, level: int) -> float:
+        """Of all nodes of a level: all but the last are of one size."""
+        count = object_.geometry.counts[level]
+        return (count - 1) * self._bits(Node(object_, level, 0)) + self._bits(Node(object_, level, count - 1))
 
     def _bits(self, node: Node) -> float:
         """On the wire, with headers and repair."""
@@ -145,8 +153,9 @@ def _blocks(contents: Sequence[Content]) -> Iterator[Node]:
 
 def _meta(contents: Sequence[Content]) -> Iterator[Node]:
     for content in contents:
-        counts = content.object.geometry.counts
-        levels = range(len(counts)) if content.meta else range(1, len(counts))
-        yield from itertools.chain.from_iterable(
-            (Node(content.object, level, index) for index in range(counts[level])) for level in reversed(levels)
-        )
+        for level in reversed(_meta_levels(content)):
+            yield from (Node(content.object, level, index) for index in range(content.object.geometry.counts[level]))
+
+
+def _meta_levels(content: Content) -> range:
+    return range(0 if content.meta else 1, len(content.object.geometry.counts))

@@ -95,7 +95,11 @@ class Link:
 
     def _may_accept(self, group: Group) -> bool:
         # Hosts report solicited-node groups (scope 2) too; those of version 1 come here unchecked.
-        return group in self.announcer or group in self.senders or self._resolver.resolve(group) is not None
+        if group in self.announcer or group in self.senders:
+            return True
+        channel = self._resolver.resolve(group)
+        # A table that cannot list its groups is of no use for taking over: there nothing is kept of what others send.
+        return channel is not None and (self.membership.can_list or not channel.is_only_in(self._silent))
 
     # --- the interface ---
 
@@ -109,18 +113,22 @@ class Link:
     def restart(self, *, now: float) -> None:
         """The link came up again, or our address is another one: query as at the start, so that hosts report."""
         self.querier.restart(self._own_address, now=now)
+        self.senders.restart(now=now)
         self._take_timers()
 
     # --- whom we serve: what the listener table may ask ---
 
     def listeners(self, group: Group) -> Collection[Host]:
         found = (table.listeners(group) for table in (self.scheduler, self.announcer, self.senders))
-        return next(filter(None, found), ())
+        return self._hosts(next(filter(None, found), ()))
 
     def groups(self) -> Iterator[tuple[Group, Collection[Host]]]:
-        """Of hosts: the carousel is none."""
+        """Hosts: the carousel is none."""
         for group, hosts in chain(self.scheduler.groups(), self.announcer.groups(), self.senders.groups()):
-            yield group, [host for host in hosts if host != NOBODY] if self.carousel else hosts
+            yield group, self._hosts(hosts)
+
+    def _hosts(self, listeners: Collection[Host]) -> Collection[Host]:
+        return [host for host in listeners if host != NOBODY] if self.carousel else listeners
 
     # --- messages ---
 
@@ -180,6 +188,8 @@ class Link:
             self._own_groups_at = None
             return
         self._own_groups_at = now + OWN_GROUPS_INTERVAL
+        if self._own_address == NOBODY:  # the interface is down
+            return
         current = {group for group in groups if mld.is_routable_group(group)}
         records = [mld.Record(mld.RecordType.MODE_IS_EXCLUDE, group) for group in current]
         records += [mld.Record(mld.RecordType.CHANGE_TO_INCLUDE_MODE, g) for g in self._own_groups - current]
@@ -245,9 +255,11 @@ class Link:
 
     # --- other servers ---
 
-    def server_heard(self, channel: Group, address: Host, content: ObjectRef, *, time_ms: int, now: float) -> None:
+    def server_heard(
+        self, channel: Group, address: Host, content: ObjectRef, *, time_ms: int, own_ms: int, now: float
+    ) -> None:
         """Another server with our publisher's key announced, in a senders' channel, what it serves; see `Senders`."""
-        self.senders.heard(channel, address, content, time_ms=time_ms, now=now)
+        self.senders.heard(channel, address, content, time_ms=time_ms, own_ms=own_ms, now=now)
         self._share_out(now)
 
     def _share_out(self, now: float) -> None:
@@ -258,6 +270,7 @@ class Link:
         woken = self._silent - silent
         self._silent = silent
         self.scheduler.silence(silent)
+        self.membership.sync(now=now)
         self.announcer.silence(silent, now=now)
         if woken:
             self.querier.ask_all(now=now)
@@ -294,6 +307,7 @@ class Link:
 
     def handle_timeout(self, *, now: float) -> None:
         self._apply(self.membership.expire(now=now), now)
+        self.senders.handle_timeout(now=now)
         self._share_out(now)
         if self.carousel is not None:
             self.carousel.turn(self.scheduler, self._silent, now=now)

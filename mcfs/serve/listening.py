@@ -57,6 +57,15 @@ class ListenerTable(Protocol):
 
     def set_own_sources(self, own_sources: frozenset[bytes]) -> None: ...
 
+    @property
+    def can_list(self) -> bool:
+        """Whether `groups` says what everybody listens to."""
+        ...
+
+    def sync(self, *, now: float) -> None:
+        """The sender has dropped listeners by itself: the table need not remember them, if it asks the sender."""
+        ...
+
     def groups(self) -> list[Group]:
         """Those that somebody listens to; none if the table cannot tell."""
         ...

@@ -224,6 +224,13 @@ class Membership:
         """How long a host is believed to listen after its last report (RFC 9777 section 9)."""
         return self._listening_interval
 
+    @property
+    def can_list(self) -> bool:
+        return True
+
+    def sync(self, *, now: float) -> None:
+        """Nothing: this table knows by itself."""
+
     def groups(self) -> list[Group]:
         """Those that somebody listens to."""
         return [group for group, listeners in self._groups.items() if listeners]
@@ -310,7 +317,7 @@ class Membership:
         """Drop those who have not been heard for too long, and groups that stayed in doubt."""
         events: list[Event] = []
         for listener in self._wheel.pop_due(now):
-            if listener.host == UNSPECIFIED:
+            if self._doubts.get(listener.group) is listener:
                 del self._doubts[listener.group]
                 self._empty(listener.group, events)
             else:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from mcfs.protocol.ids import Group, Host, ObjectRef
 
+MIN_INTERVAL: Final = 0.1
+"""Seconds, however many come and go: each announcement costs a signature."""
 INTERVAL: Final = 1.0
 """Seconds between two announcements to the other servers."""
 MISSED: Final = 3.5
@@ -49,6 +51,7 @@ class _Share:
     present: set[Host] = field(default_factory=set)
     """Other hosts that have joined the senders' channel."""
     tell_at: float = float("inf")
+    told_at: float = float("-inf")
     silent: bool = False
     """Whether another server sends."""
 
@@ -106,7 +109,7 @@ class Senders:
         share = self._shares[channel]
         if host != self._own and len(share.present) < MAX_PEERS:
             share.present.add(host)
-            share.tell_at = now
+            share.tell_at = max(now, share.told_at + MIN_INTERVAL)
 
     def left(self, host: Host, channel: Group, *, now: float) -> None:
         """It has left, or ended."""
@@ -117,13 +120,19 @@ class Senders:
             share.tell_at = float("inf")
         self._judge(share, now)
 
-    def heard(self, channel: Group, address: Host, content: ObjectRef, *, time_ms: int, now: float) -> None:
-        """An announcement with our own publisher's key came in a senders' channel. `time_ms` is when it was signed,
-        by the other one's clock, and is fresh."""
+    def heard(
+        self, channel: Group, address: Host, content: ObjectRef, *, time_ms: int, own_ms: int, now: float
+    ) -> None:
+        """An announcement with our own publisher's key came in a senders' channel, signed at `time_ms` by the other
+        one's clock, `own_ms` by ours."""
+        if abs(time_ms - own_ms) > 1000 * MAX_SKEW:
+            return
         share = self._shares.get(channel)
         if share is None or address == self._own or (address not in share.peers and len(share.peers) >= MAX_PEERS):
             return
-        if time_ms <= share.newest.get(address, -1):
+        newest = share.newest.get(address, -1)
+        clock_was_set_back = newest > own_ms + 1000 * MAX_SKEW
+        if time_ms <= newest and not clock_was_set_back:
             return
         share.newest[address] = time_ms
         share.newest.move_to_end(address)
@@ -135,15 +144,26 @@ class Senders:
     def due(self, *, now: float) -> Iterator[tuple[Group, bytes]]:
         """Channels in which to announce now, with the names of their shares."""
         for channel, share in self._shares.items():
-            self._judge(share, now)
             if now >= share.tell_at:
-                share.tell_at = now + INTERVAL
+                share.told_at, share.tell_at = now, now + INTERVAL
                 if now >= self._warm_at or not share.silent:
                     yield channel, share.name
 
+    def handle_timeout(self, *, now: float) -> None:
+        """Peers that are not heard any more, and the end of our own warm-up."""
+        for share in self._shares.values():
+            self._judge(share, now)
+
+    def restart(self, *, now: float) -> None:
+        """The link was down: who listens has to be learnt anew."""
+        self._warm_at = now + WARM_UP
+
     def next_timeout(self) -> float | None:
         times = [share.tell_at for share in self._shares.values() if share.present]
-        times += [at + MISSED for share in self._shares.values() for at, _ in share.peers.values()]
+        for share in self._shares.values():
+            times += [at + MISSED for at, _ in share.peers.values()]
+            if share.silent and any(at < self._warm_at for at, _ in share.peers.values()):
+                times.append(self._warm_at)
         return min(times, default=None)
 
     def _judge(self, share: _Share, now: float) -> None:

@@ -63,6 +63,25 @@ class FakeTransmitter:
         self.closed = True
 
 
+@dataclass
+class FakePeers:
+    joined: set[Group] = field(default_factory=set)
+    rejoined: int = 0
+    closed: bool = False
+
+    def join(self, channel: Group) -> None:
+        self.joined.add(channel)
+
+    def rejoin(self) -> None:
+        self.rejoined += 1
+
+    def leave_all(self) -> None:
+        self.joined.clear()
+
+    def close(self) -> None:
+        self.closed = True
+
+
 def make_link(interface: Interface, rate: int) -> Link:
     address = Host(interface.link_local or bytes(16))
     announcer = Announcer(addressing.catalogue_group(addressing.SITE_LOCAL))
@@ -82,7 +101,7 @@ def make_link(interface: Interface, rate: int) -> Link:
 
 def make_port(interface: Interface) -> Port:
     reader, transmitter = cast("ReportReader", FakeReader()), cast("Transmitter", FakeTransmitter())
-    peers = cast("PeerSocket", FakeTransmitter())
+    peers = cast("PeerSocket", FakePeers())
     return Port(interface, make_link(interface, 10**9), reader, None, transmitter, peers, 10**9)
 
 

@@ -49,6 +49,16 @@ def test_a_second_listener_is_answered_at_once_too() -> None:
     assert a.due(now=7.3) == [(SHARE, b"share")]
 
 
+def test_hosts_that_join_without_end_cause_no_flood() -> None:
+    a = announcer()
+    count = 0
+    for step in range(1000):
+        a.joined(A, SHARE, now=7.0 + step / 1000)
+        count += len(a.due(now=7.0 + step / 1000))
+        a.left(A, SHARE)
+    assert 5 <= count <= 11
+
+
 def test_the_catalogue_channel_carries_all_shares_in_turn() -> None:
     a = announcer()
     a.joined(A, CATALOGUE, now=2.0)

@@ -12,6 +12,7 @@ import tracemalloc
 import pytest
 
 from mcfs.protocol import mld
+from mcfs.protocol.ids import Host
 from mcfs.protocol.mld import Query, RecordType
 from mcfs.serve.membership import LAST_LISTENER_QUERY_TIME, MAX_GROUPS_PER_HOST
 from mcfs.serve.querier import MAX_QUERIERS_TOLD
@@ -142,3 +143,26 @@ class TestHostileReports:
         interface.join(BOB, group(999), now=10.0)
         assert interface.link.scheduler.channels == MAX_GROUPS_PER_HOST + 1
         assert interface.link.membership.counters.too_many_groups == 1000 - MAX_GROUPS_PER_HOST
+
+
+class TestOwnHost:
+    def test_an_interface_that_loses_its_address_in_version_1_mode_does_no_harm(self, interface: Interface) -> None:
+        link = interface.link
+        interface.query(Query(max_response=1.0, version=1), link_local(1), mld.ALL_NODES, now=10.0)
+        link.own_groups([group(1)], now=10.1)
+        assert group(1) in link.membership
+        link.set_addresses(Host(bytes(16)), frozenset(), now=11.0)
+        link.own_groups([group(1), group(2)], now=11.1)
+        assert group(2) not in link.membership
+        link.set_addresses(SERVER, frozenset([SERVER]), now=12.0)
+        link.own_groups([group(1)], now=12.1)
+        link.handle_timeout(now=1000.0)
+        assert group(1) not in link.membership
+
+    def test_what_it_leaves_is_left(self, interface: Interface) -> None:
+        interface.query(Query(max_response=1.0, version=1), link_local(1), mld.ALL_NODES, now=10.0)
+        interface.link.own_groups([group(1)], now=10.1)
+        interface.link.own_groups([], now=10.2)
+        interface.run(14.0, start=10.3)
+        assert group(1) not in interface.link.membership
+        assert interface.link.scheduler.channels == 0

@@ -29,7 +29,7 @@ def server(address: Host, now: float = 0.0, content: ObjectRef = SAME) -> Sender
 
 
 def hear(senders: Senders, source: Host, content: ObjectRef = SAME, *, now: float) -> None:
-    senders.heard(CHANNEL, source, content, time_ms=round(now * 1000), now=now)
+    senders.heard(CHANNEL, source, content, time_ms=round(now * 1000), own_ms=round(now * 1000), now=now)
 
 
 def test_a_server_alone_sends_and_says_nothing_to_others() -> None:
@@ -61,7 +61,7 @@ def test_what_was_said_before_does_not_count_again() -> None:
     hear(high, LOW, now=10.0)
     high.left(LOW, CHANNEL, now=11.0)
     for repeated in (9.0, 10.0):
-        high.heard(CHANNEL, LOW, SAME, time_ms=round(repeated * 1000), now=12.0)
+        high.heard(CHANNEL, LOW, SAME, time_ms=round(repeated * 1000), own_ms=12_000, now=12.0)
     assert not high.silent
     hear(high, LOW, now=12.0)
     assert high.silent
@@ -81,9 +81,9 @@ def test_three_missed_announcements_end_a_sender() -> None:
     high = server(HIGH)
     hear(high, LOW, SAME, now=10.0)
     assert high.next_timeout() == 10.0 + MISSED
-    list(high.due(now=10.0 + 3.2 * INTERVAL))
+    high.handle_timeout(now=10.0 + 3.2 * INTERVAL)
     assert high.silent
-    list(high.due(now=10.0 + MISSED))
+    high.handle_timeout(now=10.0 + MISSED)
     assert not high.silent
 
 
@@ -108,6 +108,28 @@ def test_who_starts_while_another_sends_learns_first_and_then_takes_its_place() 
     hear(low, HIGH, SAME, now=103.0)
     assert not low.silent
     assert list(low.due(now=100.0 + WARM_UP + INTERVAL)) == [(CHANNEL, NAME)]
+
+
+def test_clocks_that_are_set_back_do_not_make_both_send() -> None:
+    high = server(HIGH)
+    high.heard(CHANNEL, LOW, SAME, time_ms=3_600_000, own_ms=3_600_000, now=10.0)
+    high.handle_timeout(now=20.0)
+    assert not high.silent
+    high.heard(CHANNEL, LOW, SAME, time_ms=1000, own_ms=1000, now=21.0)
+    assert high.silent
+    high.heard(CHANNEL, LOW, SAME, time_ms=3_600_001, own_ms=1001, now=24.0)
+    high.handle_timeout(now=25.0)
+    assert not high.silent, "of another time"
+
+
+def test_hosts_that_come_and_go_cause_no_flood_of_announcements() -> None:
+    low = server(LOW)
+    count = 0
+    for step in range(1000):
+        low.joined(HIGH, CHANNEL, now=10.0 + step / 1000)
+        count += len(list(low.due(now=10.0 + step / 1000)))
+        low.left(HIGH, CHANNEL, now=10.0 + step / 1000)
+    assert 5 <= count <= 11
 
 
 def test_an_address_that_changes_decides_anew() -> None:
@@ -151,6 +173,7 @@ def test_servers_that_come_and_go_on_a_lossy_link_agree_in_the_end(seed: int) ->
 
     def exchange(now: float, loss: float) -> None:
         for address, each in alive.items():
+            each.handle_timeout(now=now)
             wire.extend((now, address) for _ in each.due(now=now))
         while wire:
             _, source = wire.popleft()
