@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 TURN: Final = 0.002
 """Seconds that the sending task works before others get a turn: reports come in between two bursts anyway."""
-GATHER: Final = 0.002
+GATHER: Final = 0.004
 """Seconds for which reports gather after some were read: on a busy link it costs more to wake for each than to read it.
 They were 10 to 20 ms on their way, and while there is something to send they are read between bursts anyway."""
 SHORT_WAIT: Final = 0.0012
