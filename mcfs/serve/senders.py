@@ -1,9 +1,9 @@
 """Which of several servers of the same content sends on one link. Sans-IO.
 
 Servers that have the same publisher's key and a share of the same name meet in the share's *senders' channel*. While
-nobody else has joined it nothing is sent there. Each announces its share in it once a
-second, and of those that announce the same content the one with the lowest address sends; the others listen to reports
-as before, and send nothing. They take over
+nobody else has joined it nothing is sent there. Each announces its share in it once a second, and of those that
+announce the same content the one with the lowest address sends; the others listen to reports as before, and send
+nothing. They take over
 
 - at once when the sender leaves the channel, which the kernel does for it when it ends or is killed;
 - when three of its announcements are missed, if its cable was cut.
@@ -30,7 +30,7 @@ MIN_INTERVAL: Final = 0.1
 INTERVAL: Final = 1.0
 """Seconds between two announcements to the other servers."""
 MISSED: Final = 3.5
-"""Intervals without one, after which a sender is gone."""
+"""Seconds without one, after which a sender is gone."""
 WARM_UP: Final = 3.0
 """Seconds after its start in which a server that hears another one leaves the sending to it: three general queries go
 out in the first two, and the answers come within another."""
