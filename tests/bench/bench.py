@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,8 @@ class Options:
     """Percent."""
     files: int = 30
     """How many small files are opened for the first time."""
+    quick: bool = False
+    """Only the most important views of a measure."""
     cold: bool = False
     """Leave memory as the host gives it."""
     mld_size: int = 8192 * MIB
@@ -62,6 +65,7 @@ class Bench:
     """Of the measure that runs."""
     measure: str = ""
     _sources: dict[int, Path] = field(default_factory=dict)
+    _start: float = field(default_factory=time.monotonic)
 
     @contextmanager
     def site(self, clients: int, *, wire: bool = False) -> Iterator[Site]:
@@ -95,7 +99,7 @@ class Bench:
         names = [name for name in (tools or self.options.tools) if name in self.options.tools]
         found: list[Trial] = []
         for run in range(1, self.options.runs + 1):
-            found += self._one_run(names, conditions, run, given_up=hopeless(found))
+            found += self._one_run(turned(names, run - 1), conditions, run, given_up=hopeless(found))
         self.trials += found
         for summary in summarize(found):
             print(line(cells(summary)), flush=True)
@@ -113,7 +117,7 @@ class Bench:
 
     def progress(self, text: str) -> None:
         """Says what goes on, to who waits for it."""
-        print(f"{self.measure}: {text}", file=sys.stderr, flush=True)
+        print(f"{time.monotonic() - self._start:6.0f} s  {self.measure}: {text}", file=sys.stderr, flush=True)
 
     def heading(self) -> None:
         """Prints the head of the table that `compare` fills."""
@@ -123,6 +127,12 @@ class Bench:
         """The medians of what `compare` measured; None when there are none."""
         chosen = [trial for trial in self.trials if trial.tool == tool and trial.conditions == conditions]
         return next((summary for summary in summarize(chosen) if summary.good), None)
+
+
+def turned(names: list[str], turns: int) -> list[str]:
+    """The same in another order, as who comes after whom might matter."""
+    turns %= max(1, len(names))
+    return names[turns:] + names[:turns]
 
 
 def describe(trial: Trial) -> str:

@@ -140,7 +140,8 @@ def parse(arguments: Sequence[str]) -> Given:
     options = Options(
         directory=given.dir or memory.place_for(max(size, max(given.readers) * shared_size)),
         size=size, shared_size=shared_size, runs=given.runs, tools=tools, readers=given.readers, modes=given.modes,
-        links=given.links, losses=given.losses, files=given.files, cold=given.cold, mld_size=given.mld_size * MIB,
+        links=given.links, losses=given.losses, files=given.files, quick=quick,
+        cold=given.cold, mld_size=given.mld_size * MIB,
         mld_minutes=given.mld_minutes,
     )  # fmt: skip
     return Given(given.measures or usual, options, output, tools)

@@ -9,7 +9,7 @@ from mcfs.cli.lab import LabError
 from tests.bench import scene as scenes
 from tests.bench.conditions import Conditions, Trial, failed
 from tests.bench.memory import warm_memory
-from tests.netlab.harness import join_all, same_bytes
+from tests.netlab.harness import same_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +61,8 @@ def check(tool: Tool, scene: Scene) -> None:
     """Raises AssertionError when a reader does not have the bytes that the server has."""
     tool.finish()
     copies = zip(scene.readers, tool.copies(), strict=True)
-    join_all([scene.start(host, same_bytes(scene.source, copy)) for host, copy in copies], COMPARE_DEADLINE)
+    for job in [scene.start(host, same_bytes(scene.source, copy)) for host, copy in copies]:
+        assert job.finish(COMPARE_DEADLINE) == 0, f"wrong bytes: {job.output}"
 
 
 def _trial(

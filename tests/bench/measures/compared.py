@@ -30,7 +30,7 @@ LOSS_READERS: Final = 4
 def one_reader(bench: Bench) -> Iterator[Row]:
     """One reader of a large file, beside other tools, in each mode."""
     bench.heading()
-    for mode in bench.options.modes or tuple(Mode):
+    for mode in bench.options.modes or ((Mode.OFFLOAD, Mode.WIRE) if bench.options.quick else tuple(Mode)):
         for link in bench.options.links or (None,):
             conditions = Conditions(mode, 1, bench.options.size, link)
             yield from bench.compare(conditions)
@@ -64,7 +64,7 @@ def _views(bench: Bench, usual: tuple[tuple[Mode, int | None], ...]) -> tuple[tu
     """Modes and links: the usual ones, or each wanted mode with each wanted link."""
     wanted = bench.options
     if not wanted.modes and not wanted.links:
-        return usual
+        return usual[::2] if wanted.quick else usual
     modes = wanted.modes or tuple(dict.fromkeys(mode for mode, _ in usual))
     links = wanted.links or tuple(dict.fromkeys(link for _, link in usual))
     return tuple((mode, link) for link in links for mode in modes)

@@ -122,10 +122,11 @@ def _released(bench: Bench, number: int) -> Found:
         os.mkfifo(gate)
         names = [mounted.path / at.source.name for mounted in at.mounts]
         words = ["sh", "-c", _READ_WHEN_TOLD, "sh"]
+        sent, used = at.site.sent(), at.cpu()  # mcfs fetches the first block of a file that is opened
         jobs = [at.site.start(each.host, [*words, name, gate]) for each, name in zip(at.mounts, names, strict=True)]
         wait_until(lambda: all(job.output for job in jobs), OPENED_DEADLINE, "all have opened the file")
         time.sleep(SETTLE)
-        sent, used, start = at.site.sent(), at.cpu(), time.monotonic()
+        start = time.monotonic()
         gate.open("wb").close()  # all who wait for a writer wake up
         seconds = max(end_times(jobs, DEADLINE)) - start
         join_all(jobs, 1.0)
