@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 TURN: Final = 0.004
 """Seconds of receiving after which leaves, deadlines and FUSE replies get their turn."""
-FEW: Final = 16 << 10
+FEW: Final = 256 << 10
 GATHER: Final = 0.001
 """When less than FEW bytes have come, the next are looked for after so many seconds: each look costs as much as 30
 datagrams, and one for every datagram took 90 % of a core at 100 Mbit/s."""
