@@ -45,7 +45,7 @@ def test_each_reader_gets_the_whole_file_and_nothing_comes_from_nowhere(scenario
     for reader in simulation.network.readers:
         if reader.unplugged:
             continue
-        assert reader.position == scenario.size
+        assert reader.application.position == scenario.size
         assert {node.index for node in reader.cache.nodes if node.level == 0} == set(range(file.ref.geometry.counts[0]))
         counters = reader.fetcher.counters
         assert counters.symbols - counters.duplicates >= outcome.source_symbols
@@ -112,6 +112,17 @@ def test_a_slow_reader_in_its_class_leaves_the_others_alone() -> None:
     assert outcome.slow.finished == 1
     assert outcome.symbols <= 2.8
     assert set(outcome.classes) >= {0, 3}
+
+
+def test_random_reads_fetch_what_they_need_and_nothing_else() -> None:
+    simulation = Simulation(Scenario(readers=1, size=100 << 30, random_reads=20))
+    outcome = simulation.run()
+    for reader in simulation.network.readers:
+        assert reader.application.reads == 20
+        assert 15 <= sum(node.level == 0 for node in reader.cache.nodes) <= 21
+    shown = figures(outcome)
+    assert shown.fast is not None
+    assert 20 * 0.015 <= shown.fast.median <= 20 * 0.1
 
 
 def test_who_is_unplugged_at_once_gets_nothing() -> None:
