@@ -364,7 +364,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         draw(results, given.to / "simulated.svg")
     except ImportError:
-        print("no picture: pip install matplotlib", file=sys.stderr)
+        print("no picture: it needs matplotlib", file=sys.stderr)
     return 0
 
 
