@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mcfs.fetch.ahead import ReadAhead
 from mcfs.fetch.fetcher import Assembled, Failed, Fetcher, Limits
-from mcfs.fetch.merging import Followed
 from mcfs.fetch.nodes import NodeTree, Ready
 from mcfs.protocol import addressing, merkle, mld, wire
 from mcfs.protocol.addressing import Addresser, addresser_of
@@ -121,7 +121,7 @@ class FakeClient:
         self.fetcher = Fetcher(limits)
         self.tree = NodeTree(self.fetcher, self.cache, SCOPE, is_down=lambda _: False, pace=lambda _: 0)
         self.joined: set[Group] = set()
-        self.followed = Followed()
+        self.ahead = ReadAhead(self.fetcher, self.tree)
         self.outcomes: dict[Node, Outcome] = {}
         self.hostility = hostility
         self.unplugged = False
@@ -142,12 +142,7 @@ class FakeClient:
     def beacon(self, groups: list[Group], hold: float) -> None:
         """As the client on the network does."""
         self.fetcher.held(hold, now=self._network.now)
-        self.fetcher.queued(groups, now=self._network.now)
-        places = (self.fetcher.limits.max_groups - self.fetcher.groups) // 2
-        for node, origin in self.followed.wanted(groups, now=self._network.now):
-            if places and not self.tree.is_pending(node) and not self.tree.holds(node):
-                self.tree.request(node, origin, urgent=False, first=True, now=self._network.now)
-                places -= 1
+        self.ahead.named(groups, now=self._network.now)
         self.pump()
 
     def pump(self) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mcfs.fetch.assemble import Assembly
 from mcfs.fetch.batches import TICK, BatchBucket
@@ -56,6 +56,20 @@ ROUNDS: Final = 3
 """Of a server that sends everything round and round, after which a node that lacks symbols fails."""
 HOLD_VALID: Final = 0.5
 """Seconds for which what a beacon said of holding is believed; there is one every 40 ms."""
+
+
+class Collected(Protocol):
+    """What has come of a node from one source: an `Assembly`, or what stands for it where no bytes are moved."""
+
+    @property
+    def t(self) -> int: ...
+
+    @property
+    def missing(self) -> int:
+        """Bytes that have still to come, at least."""
+        ...
+
+    def data(self) -> memoryview | None: ...
 
 
 class State(Enum):
@@ -131,7 +145,7 @@ class _Fetch:
     last_new: float = float("-inf")
     patience: float = NODE_SILENCE
     not_before: float = float("-inf")
-    assemblies: dict[Host, Assembly] = field(default_factory=dict)
+    assemblies: dict[Host, Collected] = field(default_factory=dict)
     missing: int = 0
     last_named: float = float("-inf")
     """When a beacon named it."""
@@ -283,6 +297,16 @@ class Fetcher:
         self.counters.bad_datagrams += count - len(run.esis)
         self._symbols(fetch, source, run, now)
         return None
+
+    def counted(self, group: Group, source: Host, collected: Collected, *, came: int, new: int, now: float) -> None:
+        """As `receive`, for a caller that keeps account of the symbols by itself (mcfs.simulate): so many came, of
+        which so many were new."""
+        fetch = self._fetches.get(group)
+        if fetch is None:
+            self.counters.foreign_datagrams += came
+        elif fetch.state is not State.DONE and not self._set_aside(source, now):
+            fetch.assemblies[source] = collected
+            self._count(fetch, source, collected, came, new, now)
 
     def queued(self, groups: Iterable[Group], *, now: float) -> None:
         """The server says that these channels are about to be served: those who wait for them need not worry."""
@@ -436,17 +460,19 @@ class Fetcher:
         assembly = self._assembly(fetch, source, run.symbols.shape[-1])
         if assembly is None:
             return
-        new = assembly.add(run)
-        self.counters.symbols += len(run.esis)
-        self.counters.duplicates += len(run.esis) - new
+        self._count(fetch, source, assembly, len(run.esis), assembly.add(run), now)
+
+    def _count(self, fetch: _Fetch, source: Host, collected: Collected, came: int, new: int, now: float) -> None:
+        self.counters.symbols += came
+        self.counters.duplicates += came - new
         if not new:
             return
         self._progress(fetch, now)
         if fetch.state is State.JOINED:
-            missing = min(fetch.missing, assembly.missing)
+            missing = min(fetch.missing, collected.missing)
             self._outstanding -= fetch.missing - missing
             fetch.missing = missing
-        data = assembly.data()
+        data = collected.data()
         if data is not None:
             self._done(fetch, data, source, now)
 
@@ -467,7 +493,7 @@ class Fetcher:
 
     def _assembly(self, fetch: _Fetch, source: Host, t: int) -> Assembly | None:
         assembly = fetch.assemblies.get(source)
-        if assembly is not None and assembly.t == t:
+        if isinstance(assembly, Assembly) and assembly.t == t:
             return assembly
         if t != fec.symbol_size(fetch.length, t):
             self.counters.bad_datagrams += 1
@@ -476,8 +502,8 @@ class Fetcher:
             # Who has sent least gives way: a liar who keeps the server out has to send as much as it does.
             least = max(fetch.assemblies, key=lambda host: fetch.assemblies[host].missing)
             del fetch.assemblies[least]
-        fetch.assemblies[source] = Assembly(fetch.length, t)
-        return fetch.assemblies[source]
+        fetch.assemblies[source] = assembly = Assembly(fetch.length, t)
+        return assembly
 
     # --- inside: membership ---
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from mcfs.fetch.ahead import ReadAhead
 from mcfs.fetch.cache import Cache
 from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, Limits
-from mcfs.fetch.merging import Followed
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
 from mcfs.fetch.shares import ShareTable
@@ -37,7 +37,7 @@ from mcfs.protocol.errors import BadDatagram, BadNode, BadObject, NotAvailable, 
 from mcfs.protocol.ids import PACE_CLASSES, Group, Node, ObjectRef
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from pathlib import Path
 
     from mcfs.net.interfaces import Interface
@@ -63,8 +63,6 @@ PACE_SLACK: Final = 0.004
 """Seconds that a slow reader may be away from its socket: what the server sends meanwhile must fit its buffer."""
 TREE_SECONDS: Final = 30.0
 """How long after the last file was opened the next ones of the tree, as far as they were looked at, count as wanted."""
-STREAM_SECONDS: Final = 2.0
-"""How long after its last read a file counts as being read."""
 INLINE_DECODE: Final = 128 << 10
 
 
@@ -139,10 +137,9 @@ class Client:
         self._beacon_budget = _Budget(BEACON_RATE)
         self._paces: dict[bytes, int] = {}
         self._followers = TreeFollowers()
-        self._followed = Followed()
         self._readers: WorkerPool[Load, tuple[Load, Buffer | None]] | None = None
         self._writer: WorkerPool[Store, Store] | None = None
-        self._streams: dict[FileReader | TreeFollower, float] = {}
+        self._ahead = ReadAhead(self._fetcher, self._tree)
         self._top_up_due = False
 
     # --- Backend ---
@@ -231,7 +228,7 @@ class Client:
     def follow(self, object_: ObjectRef, blocks_ahead: range, share: bytes) -> None:
         """These blocks will be wanted: take them when they are sent for others."""
         if blocks_ahead:
-            self._followed.follow(object_, blocks_ahead, share, now=self._clock())
+            self._ahead.followed.follow(object_, blocks_ahead, share, now=self._clock())
 
     def _follow_tree(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> None:
         """If files are opened one after the other, the next ones are wanted too."""
@@ -240,18 +237,18 @@ class Client:
             return
         now = self._clock()
         for object_, known in follower.draw():
-            self._followed.follow(object_, known, share, now=now, seconds=TREE_SECONDS)
+            self._ahead.followed.follow(object_, known, share, now=now, seconds=TREE_SECONDS)
         self.stream(follower)
 
     def stream(self, reader: FileReader | TreeFollower) -> None:
         """A file, or a tree, is being read: fetch ahead of this reader until it stops."""
-        self._streams[reader] = self._clock() + STREAM_SECONDS
+        self._ahead.stream(reader, now=self._clock())
         if not self._top_up_due:
             self._top_up_due = True
             self._wake.set()
 
     def end_stream(self, reader: FileReader) -> None:
-        self._streams.pop(reader, None)
+        self._ahead.end(reader)
 
     @property
     def window(self) -> int:
@@ -383,27 +380,9 @@ class Client:
             self._writer.submit(store)
         for outcome in tree.events():
             self._tell(outcome)
-        self._top_up(now)
-        self._memberships.change(now=now)
-
-    def _top_up(self, now: float) -> None:
-        """Keep the window full: a block of each reader in turn."""
         self._top_up_due = False
-        if self._tree.congested:
-            return
-        streams = [r for r, until in self._streams.items() if r.reading or until > now]
-        if len(streams) < len(self._streams):
-            self._streams = {r: self._streams[r] for r in streams}
-        while streams and self._fetcher.under_way < self._fetcher.window:
-            streams = [reader for reader in streams if self._fetch_ahead(reader, now)]
-
-    def _fetch_ahead(self, reader: FileReader | TreeFollower, now: float) -> bool:
-        node = reader.next_ahead()
-        if node is None:
-            return False
-        if not self._tree.is_pending(node) and not self._tree.holds(node):
-            self._tree.request(node, reader.share, urgent=False, now=now)
-        return True
+        self._ahead.top_up(now=now)
+        self._memberships.change(now=now)
 
     def _tell(self, outcome: Ready | Failed) -> None:
         waiter = self._waiters.pop(outcome.node, None)
@@ -433,7 +412,7 @@ class Client:
                 if kind == wire.ANNOUNCEMENT and self._control_budget.take(now):
                     self._announced(decode_announcement_untrusted(body), run, now)
                 elif kind == wire.BEACON and self._beacon_budget.take(now):
-                    self._beacon(decode_beacon_untrusted(body, run.group[:2]), now)
+                    self._ahead.named(decode_beacon_untrusted(body, run.group[:2]), now=now)
                     self._fetcher.held(wire.hold_untrusted(datagram), now=now)
             except BadDatagram:
                 self._fetcher.counters.bad_datagrams += 1
@@ -446,19 +425,6 @@ class Client:
         share = self._shares.get(announcement.name)
         if share is not None and share.last_heard == now:
             self._fetcher.announced(announcement.name, share.period, now=now)
-
-    def _beacon(self, groups: Sequence[Group], now: float) -> None:
-        """Take what is sent for others and will be needed here, with half of the free places."""
-        self._fetcher.queued(groups, now=now)
-        if self._tree.congested:
-            return
-        places = (self._fetcher.limits.max_groups - self._fetcher.groups) // 2
-        for node, origin in self._followed.wanted(groups, now=now):
-            if places <= 0:
-                break
-            if not self._tree.is_pending(node) and not self._tree.holds(node):
-                self._tree.request(node, origin, urgent=False, first=True, now=now)
-                places -= 1
 
     def _gone(self, group: Group, datagram: bytes, now: float) -> None:
         if not self._control_budget.take(now):

@@ -42,7 +42,7 @@ class ChannelState:
     t: int
     state: State = State.LOADING
     marks: dict[Host, int] = field(default_factory=dict)
-    """Per listener: source symbols that the channel had sent when it joined."""
+    """Per listener, in the order of joining and so never falling: source symbols that the channel had sent then."""
     sent: int = 0
     until: int = 0
     share: float | None = None

@@ -164,7 +164,8 @@ class Scheduler:
                 self.counters.channels_refused += 1
                 return
             state = self._open(channel, now)
-        state.marks[host] = state.sent
+        state.marks.pop(host, None)
+        state.marks[host] = state.sent  # the last one in: the others have lower marks
         self._note_channel(host, state)
         state.until = state.sent + state.k
         state.bursts = state.burst = state.unanswered = 0
@@ -199,7 +200,7 @@ class Scheduler:
         if not state.marks:
             self._close(state)
         else:
-            state.until = max(state.marks.values()) + state.k
+            state.until = next(reversed(state.marks.values())) + state.k
 
     def silence(self, shares: frozenset[bytes]) -> None:
         """Another server sends these shares: drop channels of nothing else, without a word to their listeners."""
