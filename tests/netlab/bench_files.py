@@ -172,7 +172,7 @@ def cached(make: SiteMaker, _size: int) -> Figures:
         plain = read_speed(site, next(path for path in mounted.cache.rglob("*") if path.stat().st_size > COPIED))
     what = f"read of {COPIED // MIB} MiB from the disk cache after the page cache was dropped"
     yield what, f"{statistics.median(drops):.2f} GB/s; the cache's file itself {plain:.2f}", ">= 1.2 GB/s"
-    ratio = statistics.median(w / l for w, l in zip(warm, local, strict=True))
+    ratio = statistics.median(ours / theirs for ours, theirs in zip(warm, local, strict=True))
     what = "read again, from the page cache: speed / speed of a local file"
     yield what, f"{ratio:.2f} ({statistics.median(warm):.1f} GB/s)", ">= 0.9"
 
