@@ -36,8 +36,8 @@ _LONG_PIECE: Final = 8 << 20
 """Bytes that several threads hash together."""
 _ZEROS: Final = bytes(4 << 20)
 """Never written, so it is the kernel's zero page over and over and takes no memory."""
-_LEAVES: Final = 64 * 1024
-"""Leaf hashes of a hole that are appended at a time."""
+_LEAVES: Final = 8 * 1024
+"""Leaf hashes of a hole that are appended at a time: 256 KiB."""
 
 
 class Abandoned(Exception):
@@ -64,12 +64,12 @@ class Relay:
         self._fd = fd
         self._size = size
         self._block_size = block_size
-        self._longest = max(_LONG_PIECE if shared else PIECE, block_size)
+        longest = max(_LONG_PIECE if shared else PIECE, block_size)
         self._tick = tick
         self._tree = PageWriter(emit)
         self._plain = blake3(max_threads=blake3.AUTO if shared else 1)
         self._taking = threading.Lock()
-        self._pieces = pieces(fd, size, block_size, self._longest)
+        self._pieces = pieces(fd, size, block_size, longest)
         self._last = threading.Event()
         """Set when all pieces that were taken so far have been handed on, or the race has ended."""
         self._last.set()
@@ -77,14 +77,17 @@ class Relay:
 
     def run(self) -> None:
         """Raises OSError, Unsteady, what `tick` and `emit` raise; Abandoned if another thread has raised that."""
-        buffer = memoryview(bytearray(min(self._longest, self._size)))
+        buffer = memoryview(b"")
         while taken := self._take():
             piece, turn, done = taken
             try:
                 if piece.is_hole:
                     self._hole(piece, turn)
                 else:
-                    self._data(piece, buffer[: piece.end - piece.start], turn)
+                    size = piece.end - piece.start
+                    if len(buffer) < size:  # most pieces of a sparse file are short
+                        buffer = memoryview(bytearray(size))
+                    self._data(piece, buffer[:size], turn)
             except BaseException:
                 self._failed = True
                 raise
