@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Final
 from mcfs.protocol import fec, wire
 from mcfs.protocol.ids import PACE_CLASSES, Group, Host, Node
 from mcfs.serve.holding import Holding
+from mcfs.serve.holdoff import HoldOffs
 from mcfs.serve.pacer import Pacer
 from mcfs.serve.queues import SMALL_K, URGENT_BURSTS, ChannelState, Kind, LoadedAhead, LoadQueue, Queues, State
 
@@ -52,16 +53,9 @@ if TYPE_CHECKING:
     from mcfs.serve.channel import Channel
     from mcfs.serve.payload import Payload, PayloadCache
 
-HOLD_OFF: Final = 0.08
-"""Seconds; more than a tick of 40 ms and the leave's way of up to 24 ms."""
 MAX_HOLD_OFF: Final = 2.5
 REPORT_WAY: Final = 0.015
 """A leave that comes sooner than this after a burst was on its way already: the burst was for nothing."""
-HOLD_OFF_UP: Final = 0.004
-HOLD_OFF_DOWN: Final = 0.0002
-SLOWEST_HOLD_OFF: Final = 0.25
-"""The first hold-off grows for each burst that was for nothing, since readers that are short of CPU leave late, and
-shrinks for each leave that came in time."""
 FIRST_BURST: Final = 0.02
 MIN_BURST: Final = 8
 SHARE_UP: Final = 0.002
@@ -149,7 +143,7 @@ class Scheduler:
         self._proxies = proxies
         self._channels_of: dict[Host, dict[ChannelState, None]] = {}
         self._holding = Holding(proxies=proxies)
-        self._hold_off = HOLD_OFF
+        self._hold_offs = HoldOffs()
         self._asks: list[Group] = []
         self._gone: list[Group] = []
 
@@ -201,7 +195,7 @@ class Scheduler:
         if state is None or state.marks.pop(host, None) is None:
             return
         self._forget_channel(host, state)
-        self._learn_hold_off(state, now)
+        self._learn_hold_off(host, state, now)
         if not state.marks:
             self._close(state)
         else:
@@ -361,11 +355,11 @@ class Scheduler:
             self._to_load.setdefault(greedy, {})[node] = None
         self._ahead.move(node, modest, greedy)
 
-    def _learn_hold_off(self, state: ChannelState, now: float) -> None:
-        if state.bursts == 0:
-            self._hold_off = max(HOLD_OFF, self._hold_off - HOLD_OFF_DOWN)
+    def _learn_hold_off(self, host: Host, state: ChannelState, now: float) -> None:
+        if state.bursts == 0 and state.state is State.PARKED:
+            self._hold_offs.learn(host, now - state.passed_at)
         elif state.bursts == 1 and now - state.burst_at < REPORT_WAY:
-            self._hold_off = min(SLOWEST_HOLD_OFF, self._hold_off + HOLD_OFF_UP)
+            self._hold_offs.learn(host, now - state.passed_at)
             pace = state.channel.pace
             self.shares[pace] = max(self._min_share, self.shares[pace] - SHARE_UP)  # nothing was lost
 
@@ -440,7 +434,7 @@ class Scheduler:
     def _park(self, state: ChannelState, now: float) -> None:
         state.state = State.PARKED
         late = max(0, state.bursts - URGENT_BURSTS)
-        state.wake = now + min(MAX_HOLD_OFF, self._hold_off * 2**late)
+        state.wake = now + min(MAX_HOLD_OFF, self._hold_offs.of(state.marks) * 2**late)
         self._at(state.wake, state)
 
     def _at(self, when: float, state: ChannelState) -> None:
@@ -529,6 +523,7 @@ class Scheduler:
         pace = state.channel.pace
         self._queues[pace].remove(state)
         if state.state is State.PASS:
+            state.passed_at = now
             self.shares[pace] = max(self._min_share, self.shares[pace] - SHARE_DOWN)
             self.counters.passes += 1
         self._park(state, now)

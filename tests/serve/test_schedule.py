@@ -7,9 +7,10 @@ import pytest
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef
 from mcfs.serve.channel import Channel
 from mcfs.serve.holding import FIRST_HOLD, HOLD_UP, MAX_HOLD
+from mcfs.serve.holdoff import HOLD_OFF
 from mcfs.serve.payload import Payload, PayloadCache
 from mcfs.serve.queues import MAX_LOAD_AHEAD
-from mcfs.serve.schedule import HOLD_OFF, MODEST_CHANNELS, Scheduler, Transmission
+from mcfs.serve.schedule import MODEST_CHANNELS, Scheduler, Transmission
 
 T = 1024
 K = MIN_BLOCK_SIZE // T
@@ -407,6 +408,6 @@ def test_readers_that_leave_late_are_waited_for_longer() -> None:
         return len(sent)
 
     first = [bursts_of_a_reader_that_leaves_after(0.1) for _ in range(50)]
-    assert first[:3] == [1, 1, 1]
-    assert first[-10:].count(0) >= 8
+    assert first[0] == 1
+    assert first[-40:].count(0) >= 38
     assert s.shares[0] < 0.003
