@@ -87,6 +87,8 @@ class _Pending:
     node: Node
     origin: bytes
     urgent: bool
+    awaited: bool = False
+    """Somebody waits for it."""
     loading: bool = False
     rejections: int = 0
     unverified: Assembled | None = None
@@ -141,9 +143,9 @@ class NodeTree:
         pending = self._pending.get(node)
         if pending is None:
             pending = self._pending[node] = _Pending(node, origin, urgent or first)
-        elif not urgent or pending.urgent:
+        elif not urgent or pending.awaited:
             return None
-        pending.urgent = pending.urgent or urgent
+        pending.urgent, pending.awaited = pending.urgent or urgent, urgent
         self._pursue(pending, now)
         return self._in_memory(node)
 
@@ -285,7 +287,8 @@ class NodeTree:
             self._fail(pending, TimedOut("nothing was heard just now"), now)
             return
         group = self.group(node, self._pace(origin))
-        self._fetcher.want(node, group, origin, urgent=pending.urgent or node.level > 0, now=now)
+        urgent = pending.urgent or node.level > 0
+        self._fetcher.want(node, group, origin, urgent=urgent, awaited=pending.awaited, now=now)
 
     def _ask_for_parent(self, pending: _Pending, now: float) -> None:
         parent = pending.node.parent()

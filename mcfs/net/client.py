@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from mcfs.fetch.ahead import ReadAhead
+from mcfs.fetch.batches import hurry
 from mcfs.fetch.cache import Cache
 from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, Limits
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
 from mcfs.fetch.shares import ShareTable
+from mcfs.net.kernel import jiffy
 from mcfs.net.linkwatch import follow
 from mcfs.net.loader import WorkerPool
 from mcfs.net.memberships import Memberships
@@ -123,6 +125,7 @@ class Client:
             max_wait=settings.max_wait,
             max_groups=settings.max_groups,
             max_bytes=self._receiver.usable,
+            hurry=hurry(jiffy()),
         )
         self._fetcher = Fetcher(limits)
         self._tree = NodeTree(self._fetcher, self._cache, settings.scope, is_down=self._is_down, pace=self._pace)
