@@ -310,8 +310,8 @@ class FakeNetwork:
                 scheduler.gone(node, now=self.now)
             else:
                 scheduler.loaded(Payload(node, data, wire.max_symbol_size()))
-        for _, body in self.link.beacons(now=self.now):
-            self._beacon(decode_beacon_untrusted(body, bytes((0xFF, 0x10 | SCOPE))))
+        for _, body, hold in self.link.beacons(now=self.now):
+            self._beacon(decode_beacon_untrusted(body, bytes((0xFF, 0x10 | SCOPE))), hold)
         transmission = scheduler.next(self.now)
         if transmission is not None:
             self.symbols_sent += transmission.count
@@ -329,12 +329,11 @@ class FakeNetwork:
         self._serving = False
         self._serve()
 
-    def _beacon(self, groups: list[Group]) -> None:
+    def _beacon(self, groups: list[Group], hold: float) -> None:
         """To clients that merge: those that follow something."""
         for client in self.clients:
             if self.rng.random() >= client.hostility.loss:
-                hold = self.link.scheduler.hold
-                self.at(self.now + 0.0005, lambda c=client, h=hold: c.beacon(groups, h))  # type: ignore[misc]
+                self.at(self.now + 0.0005, lambda c=client: c.beacon(groups, hold))  # type: ignore[misc]
 
     def _deliver(self, group: Group, datagrams: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> None:
         for client in self.clients:
