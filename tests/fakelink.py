@@ -141,8 +141,7 @@ class FakeClient:
 
     def beacon(self, groups: list[Group], hold: float) -> None:
         """As the client on the network does."""
-        self.fetcher.held(hold, now=self._network.now)
-        self.ahead.named(groups, now=self._network.now)
+        self.ahead.named(groups, hold, now=self._network.now)
         self.pump()
 
     def pump(self) -> None:

@@ -108,6 +108,8 @@ class Transmission:
 class SendCounters:
     source_symbols: int = 0
     repair_symbols: int = 0
+    slow_symbols: int = 0
+    """Of both kinds, in pace classes other than the fastest."""
     channels_refused: int = 0
     passes: int = 0
     bursts: int = 0
@@ -384,7 +386,7 @@ class Scheduler:
         """About how long the passes before this one take: where there is a queue nobody needs to be held."""
         bits = 8 * state.k * (state.t + wire.HEADER_SIZE + wire.LINK_OVERHEAD)
         pace = state.channel.pace
-        return self._queues[pace].length * bits * 2**pace / self._pacer.rate
+        return self._queues[pace].length * bits * (1 << pace) / self._pacer.rate
 
     def _prepare(self, state: ChannelState) -> None:
         """Begin the pass, or load what it needs."""
@@ -554,7 +556,9 @@ class Scheduler:
         return Transmission(state.channel.group, payload, start, count, repair, bits)
 
     def _account(self, state: ChannelState, transmission: Transmission) -> None:
-        self._pacer.spend(state.channel.pace, transmission.wire_bits)
+        pace = state.channel.pace
+        self._pacer.spend(pace, transmission.wire_bits)
+        self.counters.slow_symbols += transmission.count if pace else 0
 
     def _segments(self, state: ChannelState) -> int:
         size = state.t + wire.HEADER_SIZE

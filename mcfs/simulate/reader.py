@@ -206,8 +206,7 @@ class Reader:
         self.pump()
 
     def beacon(self, groups: Sequence[Group], hold: float) -> None:
-        self.ahead.named(groups, now=self._timeline.now)
-        self.fetcher.held(hold, now=self._timeline.now)
+        self.ahead.named(groups, hold, now=self._timeline.now)
         self.pump()
 
     # --- what mcfs.net.client does ---
