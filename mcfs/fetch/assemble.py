@@ -43,9 +43,9 @@ class Assembly:
         if run.contiguous and first + n <= self._k:
             return self._add_slice(first, n, run.symbols)
         source = run.esis < self._k
-        new = self._add_scattered(run.esis[source], run.symbols[source]) if source.any() else 0
-        repair = ~source
-        return new + (self._add_repair(run.esis[repair], run.symbols[repair]) if repair.any() else 0)
+        rows, repair = run.rows, ~source
+        new = self._add_scattered(run.esis[source], rows[source]) if source.any() else 0
+        return new + (self._add_repair(run.esis[repair], rows[repair]) if repair.any() else 0)
 
     def data(self) -> memoryview | None:
         """The node's bytes once there are symbols enough; None while there are not. They are not verified."""
@@ -64,10 +64,11 @@ class Assembly:
         before = int(np.count_nonzero(have))
         if before == n:
             return 0
-        self._rows[first : first + n] = symbols
+        rows = self._rows[first : first + n]
+        rows.reshape(symbols.shape)[...] = symbols
         if self._decoder is not None:
             fresh = ~have
-            self._repair.append((np.arange(first, first + n, dtype=np.uint32)[fresh], symbols[fresh].copy()))
+            self._repair.append((np.arange(first, first + n, dtype=np.uint32)[fresh], rows[fresh]))
         have[:] = True
         self._source += n - before
         return n - before

@@ -300,20 +300,21 @@ class Fetcher:
     # --- what comes ---
 
     def receive(self, group: Group, source: Host, datagrams: fec.Symbols, *, now: float) -> bytes | None:
-        """Datagrams uint8[n, size] that came in one channel from one source. Returns the body of a `gone`, if it is
-        one: the caller checks its signature and then calls `gone`."""
-        fetch = self._fetches.get(group)
+        """Datagrams uint8[n, size] or [m, n, size] that came in one channel from one source. Returns the body of a
+        `gone`, if it is one: the caller checks its signature and then calls `gone`."""
+        fetch, size = self._fetches.get(group), datagrams.shape[-1]
+        count = datagrams.size // max(1, size)
         if fetch is None:
-            self.counters.foreign_datagrams += len(datagrams)
+            self.counters.foreign_datagrams += count
             return None
-        if datagrams.shape[1] > 1 and datagrams[0, 1] == wire.GONE:
-            return bytes(datagrams[0])
+        if size > 1 and datagrams[..., 1].flat[0] == wire.GONE:
+            return datagrams.reshape(-1, size)[0].tobytes()
         try:
             run = wire.symbol_run_untrusted(datagrams, fetch.length)
         except BadDatagram:
-            self.counters.bad_datagrams += len(datagrams)
+            self.counters.bad_datagrams += count
             return None
-        self.counters.bad_datagrams += len(datagrams) - len(run.esis)
+        self.counters.bad_datagrams += count - len(run.esis)
         self._symbols(fetch, source, run, now)
         return None
 
@@ -500,7 +501,7 @@ class Fetcher:
     def _symbols(self, fetch: _Fetch, source: Host, run: wire.SymbolRun, now: float) -> None:
         if fetch.state is State.DONE or self._set_aside(source, now):
             return
-        assembly = self._assembly(fetch, source, run.symbols.shape[1])
+        assembly = self._assembly(fetch, source, run.symbols.shape[-1])
         if assembly is None:
             return
         t = run.symbols.shape[1]

@@ -401,7 +401,7 @@ class Client:
             self._gone(run.group, gone, now)
 
     def _control(self, run: Run, now: float) -> None:
-        for row in run.datagrams:
+        for row in run.rows():
             try:
                 datagram = row.tobytes()
                 kind, body = wire.control_untrusted(datagram)

@@ -57,8 +57,8 @@ HOLD_OFF: Final = 0.08
 MAX_HOLD_OFF: Final = 2.5
 REPORT_WAY: Final = 0.015
 """A leave that comes sooner than this after a burst was on its way already: the burst was for nothing."""
-HOLD_OFF_UP: Final = 0.004
-HOLD_OFF_DOWN: Final = 0.0002
+HOLD_OFF_UP: Final = 0.02
+HOLD_OFF_DOWN: Final = 0.0001
 SLOWEST_HOLD_OFF: Final = 0.25
 """The first hold-off grows for each burst that was for nothing, since readers that are short of CPU leave late, and
 shrinks for each leave that came in time."""

@@ -407,6 +407,6 @@ def test_readers_that_leave_late_are_waited_for_longer() -> None:
         return len(sent)
 
     first = [bursts_of_a_reader_that_leaves_after(0.1) for _ in range(50)]
-    assert first[:3] == [1, 1, 1]
-    assert first[-10:].count(0) >= 8
+    assert first[0] == 1
+    assert first[-40:].count(0) >= 38
     assert s.shares[0] < 0.003
