@@ -142,6 +142,8 @@ class Network:
     def _deliver(self, group: Group, burst: Burst, bits_each: float) -> None:
         for reader in sorted(self._forwarded.get(group, ()), key=lambda reader: reader.number):
             assert reader.port is not None
+            if reader.port.at_host and group not in reader.host.groups:
+                continue
             kept, when = reader.port.take(burst.count, bits_each, self._timeline.now)
             if kept:
                 part = Burst(burst.start, kept, burst.repair)

@@ -11,6 +11,8 @@ class Port:
     """Bits per second."""
     buffer: float
     """Bytes that wait at most; what comes then is dropped."""
+    at_host: bool = False
+    """Whether it is the reader itself that is slow: then it queues only what it has joined."""
     dropped: int = 0
     """Datagrams."""
     _bits: float = 0.0

@@ -96,6 +96,7 @@ class _Read:
     """A request of the kernel that is not answered."""
 
     nodes: set[Node]
+    length: int
 
 
 class Reader:
@@ -118,11 +119,12 @@ class Reader:
         self.address = host_address(number)
         self.loss = loss
         self.port = port
-        self.started = 0.0
+        self.started = float("inf")
+        self.position = 0
+        """Bytes that the application has got."""
         self.finished: float | None = None
         self.failure: str | None = None
         self.unplugged = False
-        self.reports = 0
         self.cache = Cache(file)
         self.fetcher = Fetcher(limits)
         self.tree = NodeTree(
@@ -164,7 +166,7 @@ class Reader:
         if self._plan.ahead:
             self.ahead.followed.follow(extent.object, self._plan.ahead, SHARE, now=now)
         self._asked += length
-        self._reads.append(_Read(missing))
+        self._reads.append(_Read(missing, length))
         self.reading += 1
         self.ahead.stream(self, now=now)
 
@@ -185,7 +187,7 @@ class Reader:
         """What is there is taken by the application in order, and the kernel asks for more. Returns whether it did."""
         before = self._asked
         while self._reads and not self._reads[0].nodes:
-            self._reads.popleft()
+            self.position += self._reads.popleft().length
             self.reading -= 1
             if self._asked < self._file.extent.length:
                 self._read()
@@ -249,7 +251,6 @@ class Reader:
 
     def _report(self, records: list[Record]) -> None:
         if not self.unplugged:
-            self.reports += 1
             self._link.report(self, records)
 
     def _schedule(self) -> None:

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS
 from mcfs.protocol.ids import DEFAULT_BLOCK_SIZE
 
+if TYPE_CHECKING:
+    from mcfs.simulate.history import Sample
+
 MAX_READERS: Final = 10_000
 RECEIVE_BUFFER: Final = 53_687_091
 """Bytes that may be under way to a reader that runs as root: 0.4 of the 128 MiB that its kernel grants."""
+RECEIVE_MEMORY: Final = 80 << 20
+"""Bytes of datagrams for which these 128 MiB have room: each is charged about 1.6 times its size."""
 PORT_BUFFER: Final = 600_000
 """Bytes for which a switch's slow port has room."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slow:
-    """Readers behind ports of their own."""
+    """Readers that are slower than the server."""
 
     count: int
     rate: float
     """Bits per second."""
     pace: int = 0
     """The class of the channels that they join."""
+    busy: bool = False
+    """It is not their port that is slow, but they themselves: what they have joined waits in their receive buffer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,14 @@ class Scenario:
     limit: float = 300.0
     """Seconds of virtual time after the last start, after which the simulation ends whatever is missing."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        if not 1 <= self.readers <= MAX_READERS:
+            raise ValueError(f"{self.readers} readers: at least 1 and at most {MAX_READERS}")
+        special = sum(each.count for each in self.slow) + sum(each.count for each in self.unplugged)
+        if special > self.readers:
+            raise ValueError(f"{special} readers are slow or unplugged, and there are only {self.readers}")
+
     @property
     def sending_rate(self) -> float:
         return self.rate if self.rate is not None else 0.95 * self.link
@@ -71,9 +86,10 @@ class Scenario:
 @dataclass(frozen=True, slots=True)
 class ReaderFigures:
     start: float
+    read: int
+    """Bytes."""
     seconds: float | None
     """From the opening of the file to its last byte; None if it was not read."""
-    reports: int
     symbols: int
     duplicates: int
     rejoins: int
@@ -97,8 +113,5 @@ class Outcome:
     """Of them beacons, announcements and MLD queries."""
     useless: int
     """Datagrams that came to readers who had enough of their node and had not left yet."""
-    channels: int
-    reports_heard: int
-    busiest: int
-    """Reports in the busiest tenth of a second."""
-    readers: list[ReaderFigures] = field(default_factory=list)
+    readers: list[ReaderFigures]
+    history: list[Sample]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mcfs.serve.listening import Known, ListenerTable, TableMaker
     from mcfs.serve.schedule import Transmission
     from mcfs.simulate.content import SimulatedFile
+    from mcfs.simulate.history import History
     from mcfs.simulate.network import Network
     from mcfs.simulate.timeline import Timeline
 
@@ -45,7 +46,15 @@ SEND_BUFFER: Final = 1 << 20
 
 class Server:
     def __init__(
-        self, file: SimulatedFile, network: Network, timeline: Timeline, rng: Random, *, rate: float, readers: int
+        self,
+        file: SimulatedFile,
+        network: Network,
+        timeline: Timeline,
+        rng: Random,
+        history: History,
+        *,
+        rate: float,
+        readers: int,
     ) -> None:
         self.symbols: Counter[tuple[int, bool]] = Counter()
         """Sent, by pace class and whether they were repair symbols."""
@@ -55,8 +64,8 @@ class Server:
         self._file = file
         self._network = network
         self._timeline = timeline
+        self._history = history
         self._due = float("inf")
-        self._serving = False
         network.heard = self._report
         announcer = Announcer(addressing.catalogue_group(SCOPE))
         announcer.publish(addressing.share_group(SHARE, SCOPE), SHARE, now=timeline.now)
@@ -80,6 +89,7 @@ class Server:
 
     def _report(self, host: Host, message: bytes) -> None:
         envelope = mld.Envelope(host, mld.ALL_MLDV2_ROUTERS, 1, True, 1)
+        self._history.report()
         self.link.receive(envelope, message, now=self._timeline.now)
         self._serve()
 
@@ -132,6 +142,7 @@ class Server:
         assert channel is not None
         burst = Burst(transmission.start, transmission.count, transmission.repair)
         self.symbols[channel.pace, transmission.repair] += transmission.count
+        self._history.sent(transmission.count, repair=transmission.repair)
         self.wire_bytes += transmission.wire_bits // 8 - 4 * transmission.count
         self._network.send(transmission.group, burst, transmission.wire_bits)
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from mcfs.fetch.fetcher import Limits
 from mcfs.simulate.content import SimulatedFile
+from mcfs.simulate.history import History
 from mcfs.simulate.network import Network
 from mcfs.simulate.port import Port
 from mcfs.simulate.reader import Reader
-from mcfs.simulate.scenario import Outcome, ReaderFigures, Scenario, Slow
+from mcfs.simulate.scenario import RECEIVE_MEMORY, Outcome, ReaderFigures, Scenario, Slow
 from mcfs.simulate.server import ADDRESS, Server
 from mcfs.simulate.timeline import Timeline
 
@@ -37,12 +38,20 @@ class Simulation:
         self.network = Network(
             file, self.timeline, np.random.default_rng(scenario.seed), rate=scenario.link, source=ADDRESS
         )
+        self.history = History(self.timeline, self.network.readers)
         self.server = Server(
-            file, self.network, self.timeline, rng, rate=scenario.sending_rate, readers=scenario.readers
+            file,
+            self.network,
+            self.timeline,
+            rng,
+            self.history,
+            rate=scenario.sending_rate,
+            readers=scenario.readers,
         )
         limits = Limits(max_groups=scenario.max_groups, max_bytes=scenario.receive_buffer)
         for number, slow in enumerate(kinds(scenario)):
-            port = Port(slow.rate, scenario.port_buffer) if slow else None
+            buffer = RECEIVE_MEMORY if slow and slow.busy else scenario.port_buffer
+            port = Port(slow.rate, buffer, at_host=slow.busy) if slow else None
             reader = Reader(
                 number,
                 file,
@@ -78,10 +87,8 @@ class Simulation:
             wire_bytes=self.server.wire_bytes,
             control_bytes=self.server.control_bytes,
             useless=self.network.useless,
-            channels=self.server.scheduler.counters.passes,
-            reports_heard=self.server.link.counters.reports,
-            busiest=0,
-            readers=[figures(reader) for reader in readers],
+            readers=[reader_figures(reader) for reader in readers],
+            history=self.history.samples,
         )
 
 
@@ -91,11 +98,11 @@ def kinds(scenario: Scenario) -> list[Slow | None]:
     return [None] * (scenario.readers - len(slow)) + slow
 
 
-def figures(reader: Reader) -> ReaderFigures:
+def reader_figures(reader: Reader) -> ReaderFigures:
     return ReaderFigures(
         start=reader.started,
+        read=reader.position,
         seconds=None if reader.finished is None else reader.finished - reader.started,
-        reports=reader.reports,
         symbols=reader.fetcher.counters.symbols,
         duplicates=reader.fetcher.counters.duplicates,
         rejoins=reader.fetcher.counters.rejoins,
