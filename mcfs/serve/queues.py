@@ -21,6 +21,9 @@ little enough to stay in the cache. What is loaded too early is thrown out and l
 MIN_LOAD_AHEAD: Final = 2
 MAX_LOAD_AHEAD: Final = 64
 """Nodes, whatever their size."""
+PASSES_BEFORE_LATE: Final = 3
+"""In slow classes. A class that its reader does not quite fill always has passes to send, and what lacks more than
+three bursts would wait until the reader can go no further ahead; what an unplugged host can spoil is a part of it."""
 SMALL_K: Final = 64
 """A first pass of at most this many symbols (pages, listings) goes before longer ones: 0.8 ms at 1 Gbit/s."""
 
@@ -117,9 +120,12 @@ class Queues:
     Entries of channels that were closed or moved on are dropped when they come to the front.
     """
 
-    __slots__ = ("_bursts", "_greedy", "_greedy_next", "_late", "_passes", "_small")
+    __slots__ = ("_bursts", "_greedy", "_greedy_next", "_late", "_passes", "_passes_since_late", "_slow", "_small")
 
-    def __init__(self) -> None:
+    def __init__(self, *, slow: bool = False) -> None:
+        """`slow`: late bursts get a turn after every PASSES_BEFORE_LATE passes."""
+        self._slow = slow
+        self._passes_since_late = 0
         self._bursts: dict[ChannelState, None] = {}
         self._late: dict[ChannelState, None] = {}
         self._small: dict[ChannelState, None] = {}
@@ -154,6 +160,9 @@ class Queues:
     def remove(self, state: ChannelState) -> None:
         if state in self._passes or state in self._greedy:
             self._greedy_next = state in self._passes
+            self._passes_since_late += 1
+        elif state in self._late:
+            self._passes_since_late = 0
         for queue in (self._bursts, self._late, self._small, self._passes, self._greedy):
             queue.pop(state, None)
 
@@ -162,6 +171,8 @@ class Queues:
 
     def passes(self) -> Iterator[ChannelState]:
         yield from self._live(self._small)
+        if self._slow and self._passes_since_late >= PASSES_BEFORE_LATE:
+            yield from self._live(self._late)
         both = (self._greedy, self._passes) if self._greedy_next else (self._passes, self._greedy)
         for queue in both:
             yield from self._live(queue)

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 HOLD_OFF: Final = 0.08
 """Seconds; more than a tick of 40 ms and the leave's way of up to 24 ms."""
+SLOW_HOLD_OFF: Final = 0.2
+"""The same in slow classes, whose readers sit behind ports with long queues: 600 kB at 50 Mbit/s are 96 ms."""
 MAX_HOLD_OFF: Final = 2.5
 REPORT_WAY: Final = 0.015
 """A leave that comes sooner than this after a burst was on its way already: the burst was for nothing."""
@@ -66,6 +68,9 @@ FIRST_BURST: Final = 0.02
 MIN_BURST: Final = 8
 SHARE_UP: Final = 0.002
 SHARE_DOWN: Final = 0.0004
+SLOW_GAIN: Final = 4
+"""Factor of both steps in slow classes: few nodes are sent there in a second, and a class that does not quite fit its
+reader, whose port drops up to a third of it, needs a large share at once."""
 SHARE_MAX: Final = 0.3
 SHARE_START: Final = 0.005
 GONE_INTERVAL: Final = 1.0
@@ -115,6 +120,10 @@ class SendCounters:
     bursts: int = 0
 
 
+def least_hold_off(pace: int) -> float:
+    return SLOW_HOLD_OFF if pace else HOLD_OFF
+
+
 class Scheduler:
     """Channels of one link, and which of them sends next. All times are seconds of the caller's monotonic clock."""
 
@@ -143,7 +152,7 @@ class Scheduler:
         """Nodes that wait for being loaded, in the order of asking."""
         self._under_way: set[Node] = set()
         self._ahead = LoadedAhead()
-        self._queues = [Queues() for _ in range(PACE_CLASSES)]
+        self._queues = [Queues(slow=pace > 0) for pace in range(PACE_CLASSES)]
         self._timers: list[tuple[float, int, ChannelState]] = []
         self._sequence = 0
         self._repairs: OrderedDict[Node, int] = OrderedDict()
@@ -151,7 +160,7 @@ class Scheduler:
         self._channels_of: dict[Host, dict[ChannelState, None]] = {}
         self._holding = [Holding(proxies=proxies) for _ in range(PACE_CLASSES)]
         """For each pace class: hosts in different ones cannot be served together."""
-        self._hold_offs = [HOLD_OFF] * PACE_CLASSES
+        self._hold_offs = [least_hold_off(pace) for pace in range(PACE_CLASSES)]
         self._asks: list[Group] = []
         self._gone: list[Group] = []
 
@@ -166,6 +175,9 @@ class Scheduler:
         state = self._channels.get(channel.group)
         is_new = state is None
         if host != NOBODY:
+            for pace, holding in enumerate(self._holding):
+                if pace != channel.pace:
+                    holding.forget(host)
             self._holding[channel.pace].joined(host, channel.node, ahead=state is not None and state.is_ahead, now=now)
         if state is None:
             if len(self._channels) >= MAX_CHANNELS:
@@ -362,10 +374,10 @@ class Scheduler:
     def _learn_hold_off(self, state: ChannelState, now: float) -> None:
         pace = state.channel.pace
         if state.bursts == 0:
-            self._hold_offs[pace] = max(HOLD_OFF, self._hold_offs[pace] - HOLD_OFF_DOWN)
+            self._hold_offs[pace] = max(least_hold_off(pace), self._hold_offs[pace] - HOLD_OFF_DOWN)
         elif state.bursts == 1 and now - state.burst_at < REPORT_WAY:
             self._hold_offs[pace] = min(SLOWEST_HOLD_OFF, self._hold_offs[pace] + HOLD_OFF_UP)
-            self.shares[pace] = max(self._min_share, self.shares[pace] - SHARE_UP)  # nothing was lost
+            self._raise_share(pace, -SHARE_UP)  # nothing was lost
 
     def _open(self, channel: Channel, now: float) -> ChannelState:
         t = fec.symbol_size(channel.node.size, self._max_symbol_size)
@@ -471,11 +483,14 @@ class Scheduler:
         state.bursts += 1
         state.burst_at = now
         if state.bursts <= 2:
-            pace = state.channel.pace
-            self.shares[pace] = min(SHARE_MAX, self.shares[pace] + SHARE_UP)
+            self._raise_share(state.channel.pace, SHARE_UP)
         self._holding[state.channel.pace].burst(state.bursts)
         self.counters.bursts += 1
         self._queues[state.channel.pace].push_burst(state)
+
+    def _raise_share(self, pace: int, step: float) -> None:
+        share = self.shares[pace] + step * (SLOW_GAIN if pace else 1)
+        self.shares[pace] = max(self._min_share, min(SHARE_MAX, share))
 
     def _candidates(self, now: float) -> Iterator[ChannelState]:
         """Channels that may send, most urgent first, among these those of the class whose turn it is."""
@@ -532,7 +547,7 @@ class Scheduler:
         pace = state.channel.pace
         self._queues[pace].remove(state)
         if state.state is State.PASS:
-            self.shares[pace] = max(self._min_share, self.shares[pace] - SHARE_DOWN)
+            self._raise_share(pace, -SHARE_DOWN)
             self.counters.passes += 1
         self._park(state, now)
 
