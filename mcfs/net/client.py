@@ -48,6 +48,10 @@ log = logging.getLogger(__name__)
 
 TURN: Final = 0.004
 """Seconds of receiving after which leaves, deadlines and FUSE replies get their turn."""
+FEW: Final = 16 << 10
+GATHER: Final = 0.001
+"""When less than FEW bytes have come, the next are looked for after so many seconds: each look costs as much as 30
+datagrams, and one for every datagram took 90 % of a core at 100 Mbit/s."""
 MAX_LISTING_BYTES: Final = 32 << 20
 """Encoded bytes of the listings that are kept decoded."""
 CONTROL_RATE: Final = 200
@@ -332,15 +336,16 @@ class Client:
     async def _receive_loop(self) -> None:
         while True:
             await trio.lowlevel.wait_readable(self._receiver.socket)
-            end = self._clock() + TURN
-            while (runs := self._receiver.receive()) is not None:
+            end, few = self._clock() + TURN, False
+            while not few and (runs := self._receiver.receive()) is not None:
                 now = self._clock()
                 for run in runs:
                     self._received(run, now)
                 self._pump(now)
+                few = sum(run.datagrams.nbytes for run in runs) < FEW
                 if now > end:
                     break
-            await trio.lowlevel.checkpoint()
+            await (trio.sleep(GATHER) if few else trio.lowlevel.checkpoint())
 
     async def _time_loop(self) -> None:
         while True:
