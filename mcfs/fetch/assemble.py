@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mcfs.fetch.direct import aligned_empty
 from mcfs.protocol import fec
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Assembly:
         self._length = length
         self.t = t
         self._k = fec.source_symbols(length, t)
-        self._rows = np.empty((self._k, t), dtype=np.uint8)
+        self._rows = aligned_empty(self._k * t).reshape(self._k, t)
         self._have = np.zeros(self._k, dtype=np.bool_)
         self._source = 0
         self._repair: list[tuple[Esis, Symbols]] = []
@@ -54,7 +55,10 @@ class Assembly:
         if self._source + len(self._repair_esis) < self._k:
             return None
         decoded = self._decode()
-        return None if decoded is None else self._bytes(decoded)
+        if decoded is None:
+            return None
+        self._rows[:] = decoded
+        return self._bytes(self._rows)
 
     def _bytes(self, rows: Symbols) -> memoryview:
         return np.ascontiguousarray(rows).reshape(-1).data[: self._length]

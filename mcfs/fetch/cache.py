@@ -204,8 +204,10 @@ class Cache:
         with self._objects.lock:
             self._objects.quota.unpin(ref.id)
 
-    def store(self, node: Node, data: Buffer) -> bool:
+    def store(self, node: Node, data: Buffer, *, direct: bool = False) -> bool:
         """Keep a node's bytes, which must be verified. False when they could not be kept.
+
+        `direct` asks for a write past the page cache, which is slower where the disk is, and costs less.
 
         Raises ValueError when they are not as many as the node's. For the writer thread, as the next three.
         """
@@ -214,7 +216,7 @@ class Cache:
             raise ValueError(f"{len(view)} bytes for a node of {node.size}")
 
         def write(file: CacheFile) -> bool:
-            file.write(node, view)
+            file.write(node, view, direct=direct)
             return True
 
         return self._keep(node, node.size, write)

@@ -33,6 +33,7 @@ import numpy as np
 from blake3 import blake3
 
 from mcfs.fetch.cachedisk import Disk, copy_all, read_exactly, write_all
+from mcfs.fetch.direct import DirectWrites
 from mcfs.protocol.errors import BadObject
 from mcfs.protocol.ids import DIGEST_SIZE, FAN_OUT, Geometry, Node, ObjectId, ObjectRef, object_ref_untrusted
 
@@ -197,6 +198,7 @@ class CacheFile:
         self._verified_lock = Lock()
         """Its own lock: marking happens in the event loop, which must not wait for a byte to be written."""
         self._epoch = 0
+        self._direct = DirectWrites(disk)
 
     @property
     def memory(self) -> int:
@@ -244,11 +246,13 @@ class CacheFile:
                 return data
         return None
 
-    def write(self, node: Node, data: memoryview) -> None:
-        """Data, then bit. The data must be verified: it counts as such from now on. Raises OSError."""
+    def write(self, node: Node, data: memoryview, *, direct: bool = False) -> None:
+        """Data, then bit. The data must be verified: it counts as such from now on. `direct`: past the page cache, if
+        that works. Raises OSError."""
         offset = self.layout.offset(node)
         try:
-            write_all(self._disk, self._fd, data, offset)
+            if not (direct and self._direct.write(self._fd, data, offset)):
+                write_all(self._disk, self._fd, data, offset)
         except OSError:
             self._give_back(offset, node.size)
             raise

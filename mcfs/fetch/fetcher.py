@@ -308,7 +308,7 @@ class Fetcher:
             self.counters.foreign_datagrams += count
             return None
         if size > 1 and datagrams[..., 1].flat[0] == wire.GONE:
-            return datagrams.reshape(-1, size)[0].tobytes()
+            return bytes(datagrams.reshape(-1, size)[0])
         try:
             run = wire.symbol_run_untrusted(datagrams, fetch.length)
         except BadDatagram:

@@ -31,6 +31,8 @@ MAX_ADDRESSERS: Final = 1024
 MAX_UNWRITTEN: Final = 128 << 20
 """Bytes waiting for the cache's writer. Past this blocks are handed out but not kept: the disk is slower than the
 network, and readers matter more."""
+DIRECT_UNWRITTEN: Final = 16 << 20
+"""Bytes waiting past which the page cache has to help the disk."""
 RETRY: Final = 1.0
 """Seconds after a time-out in which asking for the node again fails at once: the kernel reads twice what failed."""
 MAX_TIMED_OUT: Final = 256
@@ -68,11 +70,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Write this node to the cache: answer with `stored`. `hole` says that it is all zeros."""
+    """Write this node to the cache: answer with `stored`."""
 
     node: Node
     data: Buffer
     hole: bool = False
+    """It is all zeros."""
+    direct: bool = False
+    """The disk keeps up, so it need not go through the page cache."""
 
 
 @dataclass(slots=True, eq=False)
@@ -323,8 +328,8 @@ class NodeTree:
 
     def _store(self, node: Node, data: Buffer, *, hole: bool = False) -> None:
         if self._unwritten + len(data) <= MAX_UNWRITTEN:
+            self._stores.append(Store(node, data, hole, direct=self._unwritten < DIRECT_UNWRITTEN))
             self._unwritten += len(data)
-            self._stores.append(Store(node, data, hole))
             self._writing[node] = data
 
     def _finish(self, pending: _Pending, data: Buffer, now: float) -> None:

@@ -496,7 +496,7 @@ class Client:
             if store.hole:
                 self._cache.store_hole(store.node)
             else:
-                self._cache.store(store.node, store.data)
+                self._cache.store(store.node, store.data, direct=store.direct)
         except Exception:
             log.exception("writing the cache failed")
         return store

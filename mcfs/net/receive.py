@@ -213,7 +213,7 @@ class Receiver:
             yield Run(group, source, ifindex, self._data[first:last, :length])
             return
         whole = length // size
-        datagrams = self._data[first:last, : whole * size].reshape(last - first, whole, size)
-        yield Run(group, source, ifindex, datagrams if last - first > 1 else datagrams[0])
+        shape = (last - first, whole, size) if last - first > 1 else (whole, size)
+        yield Run(group, source, ifindex, self._data[first:last, : whole * size].reshape(shape))
         if length % size:
             yield Run(group, source, ifindex, self._data[first : first + 1, whole * size : length])

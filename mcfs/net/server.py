@@ -195,7 +195,7 @@ class Server:
     def _send_bursts(self, now: float) -> bool:
         """Send bursts for LOOK seconds, of each interface in turn; False if there was none to send."""
         end, sent = now + LOOK, False
-        while any([self._send_one(port, now) for port in self._ports if not port.passive]):
+        while sum(self._send_one(port, now) for port in self._ports if not port.passive):
             sent, now = True, self._clock()
             if now > end:
                 break

@@ -57,6 +57,8 @@ class ChannelState:
     """Repair symbols since the last report."""
     burst_at: float = float("-inf")
     """When its last burst began."""
+    passed_at: float = float("-inf")
+    """When its last pass ended."""
     wake: float = 0.0
     """When it leaves PARKED, or tells again in GONE."""
 

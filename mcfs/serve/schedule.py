@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Final
 from mcfs.protocol import fec, wire
 from mcfs.protocol.ids import PACE_CLASSES, Group, Host, Node
 from mcfs.serve.holding import Holding
+from mcfs.serve.holdoff import HoldOffs
 from mcfs.serve.pacer import ClassPacer
 from mcfs.serve.queues import SMALL_K, URGENT_BURSTS, ChannelState, Kind, LoadedAhead, LoadQueue, Queues, State
 
@@ -52,18 +53,11 @@ if TYPE_CHECKING:
     from mcfs.serve.channel import Channel
     from mcfs.serve.payload import Payload, PayloadCache
 
-HOLD_OFF: Final = 0.08
-"""Seconds; more than a tick of 40 ms and the leave's way of up to 24 ms."""
 SLOW_HOLD_OFF: Final = 0.2
-"""The same in slow classes, whose readers sit behind ports with long queues: 600 kB at 50 Mbit/s are 96 ms."""
+"""Seconds, at least, in slow classes, whose readers sit behind ports with long queues: 600 kB at 50 Mbit/s are 96 ms."""
 MAX_HOLD_OFF: Final = 2.5
 REPORT_WAY: Final = 0.015
 """A leave that comes sooner than this after a burst was on its way already: the burst was for nothing."""
-HOLD_OFF_UP: Final = 0.02
-HOLD_OFF_DOWN: Final = 0.0001
-SLOWEST_HOLD_OFF: Final = 0.25
-"""The first hold-off grows for each burst that was for nothing, since readers that are short of CPU leave late, and
-shrinks for each leave that came in time."""
 FIRST_BURST: Final = 0.02
 MIN_BURST: Final = 8
 SHARE_UP: Final = 0.002
@@ -120,10 +114,6 @@ class SendCounters:
     bursts: int = 0
 
 
-def least_hold_off(pace: int) -> float:
-    return SLOW_HOLD_OFF if pace else HOLD_OFF
-
-
 class Scheduler:
     """Channels of one link, and which of them sends next. All times are seconds of the caller's monotonic clock."""
 
@@ -160,7 +150,7 @@ class Scheduler:
         self._channels_of: dict[Host, dict[ChannelState, None]] = {}
         self._holding = [Holding(proxies=proxies) for _ in range(PACE_CLASSES)]
         """For each pace class: hosts in different ones cannot be served together."""
-        self._hold_offs = [least_hold_off(pace) for pace in range(PACE_CLASSES)]
+        self._hold_offs = HoldOffs()
         self._asks: list[Group] = []
         self._gone: list[Group] = []
 
@@ -216,7 +206,7 @@ class Scheduler:
         if state is None or state.marks.pop(host, None) is None:
             return
         self._forget_channel(host, state)
-        self._learn_hold_off(state, now)
+        self._learn_hold_off(host, state, now)
         if not state.marks:
             self._close(state)
         else:
@@ -371,13 +361,12 @@ class Scheduler:
             self._to_load.setdefault(greedy, {})[node] = None
         self._ahead.move(node, modest, greedy)
 
-    def _learn_hold_off(self, state: ChannelState, now: float) -> None:
-        pace = state.channel.pace
-        if state.bursts == 0:
-            self._hold_offs[pace] = max(least_hold_off(pace), self._hold_offs[pace] - HOLD_OFF_DOWN)
+    def _learn_hold_off(self, host: Host, state: ChannelState, now: float) -> None:
+        if state.bursts == 0 and state.state is State.PARKED:
+            self._hold_offs.learn(host, now - state.passed_at)
         elif state.bursts == 1 and now - state.burst_at < REPORT_WAY:
-            self._hold_offs[pace] = min(SLOWEST_HOLD_OFF, self._hold_offs[pace] + HOLD_OFF_UP)
-            self._raise_share(pace, -SHARE_UP)  # nothing was lost
+            self._hold_offs.learn(host, now - state.passed_at)
+            self._raise_share(state.channel.pace, -SHARE_UP)  # nothing was lost
 
     def _open(self, channel: Channel, now: float) -> ChannelState:
         t = fec.symbol_size(channel.node.size, self._max_symbol_size)
@@ -451,7 +440,8 @@ class Scheduler:
     def _park(self, state: ChannelState, now: float) -> None:
         state.state = State.PARKED
         late = max(0, state.bursts - URGENT_BURSTS)
-        state.wake = now + min(MAX_HOLD_OFF, self._hold_offs[state.channel.pace] * 2**late)
+        hold_off = max(self._hold_offs.of(state.marks), SLOW_HOLD_OFF if state.channel.pace else 0.0)
+        state.wake = now + min(MAX_HOLD_OFF, hold_off * 2**late)
         self._at(state.wake, state)
 
     def _at(self, when: float, state: ChannelState) -> None:
@@ -547,6 +537,7 @@ class Scheduler:
         pace = state.channel.pace
         self._queues[pace].remove(state)
         if state.state is State.PASS:
+            state.passed_at = now
             self._raise_share(pace, -SHARE_DOWN)
             self.counters.passes += 1
         self._park(state, now)

@@ -84,6 +84,10 @@ class FaultyDisk(Disk):
         self._call("pwrite")
         return super().pwrite(fd, data[: self.longest_write], offset)
 
+    def pwrite_direct(self, fd: int, data: memoryview, offset: int) -> int:
+        self._call("pwrite_direct")
+        return super().pwrite_direct(fd, data[: self.longest_write], offset)
+
     def punch(self, fd: int, offset: int, length: int) -> None:
         self._call("punch")
         super().punch(fd, offset, length)

@@ -7,9 +7,10 @@ import pytest
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef
 from mcfs.serve.channel import Channel
 from mcfs.serve.holding import FIRST_HOLD, HOLD_UP, MAX_HOLD
+from mcfs.serve.holdoff import HOLD_OFF
 from mcfs.serve.payload import Payload, PayloadCache
 from mcfs.serve.queues import MAX_LOAD_AHEAD
-from mcfs.serve.schedule import HOLD_OFF, MODEST_CHANNELS, Scheduler, Transmission
+from mcfs.serve.schedule import MODEST_CHANNELS, Scheduler, Transmission
 
 T = 1024
 K = MIN_BLOCK_SIZE // T
