@@ -55,6 +55,8 @@ def parse_unplugged(text: str) -> Unplugged:
 @click.option("--readers", type=click.IntRange(1, MAX_READERS), default=4, show_default=True, help="How many.")
 @click.option("--size", type=values.SIZE, default=DEFAULT_SIZE, help="Size of the file that each reads (256M).")
 @click.option("--block-size", type=values.BLOCK_SIZE, default=DEFAULT_BLOCK_SIZE, help="Its block size (1M).")
+@click.option("--random", "random_reads", type=click.IntRange(1, 100_000), default=None, metavar="N",
+              help="Each makes N reads of 4 KiB at random places instead.")  # fmt: skip
 @click.option("--link", type=values.RATE, default=DEFAULT_LINK, help="Speed of all cables (1G).")
 @click.option("--rate", type=values.RATE, help="Sending rate of the server; default: 95 % of --link.")
 @click.option(
@@ -77,6 +79,7 @@ def simulate(
     readers: int,
     size: int,
     block_size: int,
+    random_reads: int | None,
     link: int,
     rate: int | None,
     stagger: float,
@@ -108,6 +111,7 @@ def simulate(
             readers=readers,
             size=size,
             block_size=block_size,
+            random_reads=random_reads or 0,
             link=link,
             rate=rate,
             stagger=stagger,
@@ -164,12 +168,9 @@ def lines(outcome: Outcome, shown: Figures, alone: Figures) -> Iterator[str]:
         yield _line("by pace class", ", ".join(f"{pace}: {share:.3f}" for pace, share in shown.classes.items()))
     for name, times in (("readers", shown.fast), ("slow readers", shown.slow)):
         if times is not None:
-            yield from _times(name, times, outcome.scenario.size, alone)
-    yield _line(
-        "reports",
-        f"{shown.reports_per_mib:.2f} per MiB and reader, {shown.reports} in all, at most "
-        f"{shown.reports_per_second:.0f} a second",
-    )
+            yield from _times(name, times, outcome.scenario, alone)
+    each = "" if outcome.scenario.random_reads else f"{shown.reports_per_mib:.2f} per MiB and reader, "
+    yield _line("reports", f"{each}{shown.reports} in all, at most {shown.reports_per_second:.0f} a second")
     yield _line(
         "lost effort",
         f"{shown.duplicates:.1%} of the symbols that came were known, {outcome.useless} datagrams came after enough, "
@@ -179,16 +180,17 @@ def lines(outcome: Outcome, shown: Figures, alone: Figures) -> Iterator[str]:
         yield _line("failed", reader)
 
 
-def _times(name: str, times: Times, size: int, alone: Figures) -> Iterator[str]:
+def _times(name: str, times: Times, scenario: Scenario, alone: Figures) -> Iterator[str]:
     if times.finished < times.readers:
         yield _line(name, f"{times.readers - times.finished} of {times.readers} have not got the file")
     if not times.finished:
         return
     assert alone.fast is not None
-    rate = values.format_rate(round(size * 8 / times.median))
+    reads, bits = scenario.random_reads, scenario.size * 8
+    speed = f"{reads / times.median:.1f} reads a second" if reads else values.format_rate(round(bits / times.median))
     yield _line(
         name,
-        f"{times.finished} took {times.least:.3f} to {times.most:.3f} s, median {times.median:.3f} ({rate}), "
+        f"{times.finished} took {times.least:.3f} to {times.most:.3f} s, median {times.median:.3f} ({speed}), "
         f"{times.median / alone.fast.median:.2f} times one alone ({alone.fast.median:.3f})",
     )
 
@@ -204,6 +206,8 @@ def describe(scenario: Scenario) -> str:
 
 def _properties(scenario: Scenario) -> Iterable[str]:
     yield f"{scenario.readers} readers of {values.format_size(scenario.size)}"
+    if scenario.random_reads:
+        yield f"{scenario.random_reads} random reads each"
     yield f"server at {values.format_rate(round(scenario.sending_rate))}"
     if scenario.stagger:
         yield f"{scenario.stagger:g} s from start to start"

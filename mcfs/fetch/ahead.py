@@ -24,8 +24,11 @@ class Stream(Protocol):
     """Somebody who reads one thing after the other: a file, or the files of a tree."""
 
     share: bytes
-    reading: int
-    """Reads that wait."""
+
+    @property
+    def reading(self) -> int:
+        """Reads that wait."""
+        ...
 
     def next_ahead(self) -> Node | None:
         """The next block to fetch ahead, if there is one now."""

@@ -58,7 +58,7 @@ class History:
 
     def _sample(self, number: int) -> None:
         now = self._timeline.now
-        positions = [r.position for r in self._readers if r.started <= now and not r.unplugged] or [0]
+        positions = [r.application.position for r in self._readers if r.started <= now and not r.unplugged] or [0]
         least, median, most = np.quantile(positions, (0.0, 0.5, 1.0), method="lower").tolist()
         self.samples.append(Sample(now, self._sent[False], self._sent[True], self._reports, least, median, most))
         self._sent, self._reports = {False: 0, True: 0}, 0

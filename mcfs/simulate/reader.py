@@ -1,21 +1,19 @@
-"""One reader: the cores of a client, a file that is read from one end to the other, and the kernel's part of both.
+"""One reader: the cores of a client, an application that reads a file, and the kernel's part of both.
 
-Real: `Fetcher`, `NodeTree`, `ReadAhead`, `ReadPlan` and all below them. Replaced: what `mcfs.net.client` does between
-them (here `pump`), the cache on disk (a set, and writing takes no time), checking hashes, and the application.
+Real: `Fetcher`, `NodeTree`, `ReadAhead` and all below them. Replaced: what `mcfs.net.client` does between them (here
+`pump`), the cache on disk (a set, and writing takes no time), and checking hashes. The processor is infinitely fast.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mcfs.fetch.ahead import ReadAhead
 from mcfs.fetch.fetcher import Assembled, Failed, Fetcher, Limits
 from mcfs.fetch.nodes import NodeTree
-from mcfs.fetch.readplan import ReadPlan, blocks
 from mcfs.protocol import addressing
 from mcfs.protocol.ids import Group, Host, Node
+from mcfs.simulate.application import Application
 from mcfs.simulate.content import SCOPE, SHARE, check_length
 from mcfs.simulate.host import ReportingHost
 
@@ -24,15 +22,12 @@ if TYPE_CHECKING:
     from random import Random
 
     from mcfs.protocol.mld import Record
+    from mcfs.simulate.application import Pattern
     from mcfs.simulate.content import SimulatedFile
     from mcfs.simulate.port import Port
     from mcfs.simulate.reception import Reception, Told
     from mcfs.simulate.timeline import Timeline
 
-REQUEST: Final = 1 << 20
-"""Bytes that the kernel asks FUSE for at a time."""
-KERNEL_AHEAD: Final = 4 << 20
-"""Bytes that it reads ahead of the application, where mcfs may say so."""
 SHORTEST_WAIT: Final = 1e-4
 """Seconds: the timers of an event loop are no better."""
 
@@ -91,14 +86,6 @@ class Link(Protocol):
     def report(self, reader: Reader, records: list[Record]) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
-class _Read:
-    """A request of the kernel that is not answered."""
-
-    nodes: set[Node]
-    length: int
-
-
 class Reader:
     """A host with one mount and one application."""
 
@@ -110,6 +97,7 @@ class Reader:
         rng: Random,
         link: Link,
         *,
+        pattern: Pattern,
         limits: Limits,
         loss: float = 0.0,
         port: Port | None = None,
@@ -122,8 +110,6 @@ class Reader:
         self.loss = loss
         self.port = port
         self.started = float("inf")
-        self.position = 0
-        """Bytes that the application has got."""
         self.finished: float | None = None
         self.failure: str | None = None
         self.unplugged = False
@@ -139,13 +125,9 @@ class Reader:
         self.ahead = ReadAhead(self.fetcher, self.tree)
         self.host = ReportingHost(timeline, rng, self._report)
         self._link = link
-        self.share, self.reading = SHARE, 0
+        self.application = Application(file.extent, pattern, self.tree, self.ahead)
         self._file = file
         self._timeline = timeline
-        self._plan = ReadPlan(file.extent)
-        self._reads: deque[_Read] = deque()
-        self._asked = 0
-        """Bytes of the file that the kernel has asked for."""
         self._due = float("inf")
 
     # --- the application ---
@@ -155,53 +137,19 @@ class Reader:
         self.pump()
 
     def open(self) -> None:
-        """Open the file and read it to its end."""
-        now = self.started = self._timeline.now
-        self.tree.request(Node(self._file.ref, 0, 0), SHARE, urgent=False, now=now)
-        while len(self._reads) * REQUEST < KERNEL_AHEAD and self._asked < self._file.extent.length:
-            self._read()
+        self.started = self._timeline.now
+        self.application.open(now=self.started)
         self.pump()
-
-    def _read(self) -> None:
-        """As `FileReader.read` of the client."""
-        now, extent = self._timeline.now, self._file.extent
-        length = min(REQUEST, extent.length - self._asked)
-        nodes = [Node(extent.object, 0, index) for index in blocks(extent, self._asked, length)]
-        missing = {node for node in nodes if self.tree.request(node, SHARE, urgent=True, now=now) is None}
-        self._plan.advance(self._asked, length)
-        if self._plan.ahead:
-            self.ahead.followed.follow(extent.object, self._plan.ahead, SHARE, now=now)
-        self._asked += length
-        self._reads.append(_Read(missing, length))
-        self.reading += 1
-        self.ahead.stream(self, now=now)
-
-    def next_ahead(self) -> Node | None:
-        index = self._plan.next_ahead()
-        return None if index is None else Node(self._file.ref, 0, index)
-
-    def _ready(self, node: Node) -> None:
-        for read in self._reads:
-            read.nodes.discard(node)
 
     def _fail(self, reason: str) -> None:
         if not self.done:
             self.failure = reason
             self._link.ended(self)
 
-    def _advance(self) -> bool:
-        """What is there is taken by the application in order, and the kernel asks for more. Returns whether it did."""
-        before = self._asked
-        while self._reads and not self._reads[0].nodes:
-            self.position += self._reads.popleft().length
-            self.reading -= 1
-            if self._asked < self._file.extent.length:
-                self._read()
-        if not self._reads and self._asked and self.finished is None:
-            self.finished = self._timeline.now
-            self.ahead.end(self)
-            self._link.ended(self)
-        return self._asked > before
+    def _finish(self) -> None:
+        self.finished = self._timeline.now
+        self.ahead.end(self.application)
+        self._link.ended(self)
 
     @property
     def done(self) -> bool:
@@ -227,8 +175,10 @@ class Reader:
         self.fetcher.handle_timeout(now=now)
         self.fetcher.repace(self.tree.group, now=now)
         self._move(now)
-        while self._advance():
+        while self.application.advance(now=now):
             self._move(now)  # what is in the cache
+        if self.application.done and self.started <= now and not self.done:
+            self._finish()
         self.ahead.top_up(now=now)
         changes = self.fetcher.changes(now=now)
         if changes is not None:
@@ -249,7 +199,7 @@ class Reader:
             if isinstance(outcome, Failed):
                 self._fail(str(outcome.error))
             else:
-                self._ready(outcome.node)
+                self.application.ready(outcome.node)
 
     def _change(self, joins: Sequence[Group], leaves: Sequence[Group]) -> None:
         for group in leaves:

@@ -49,6 +49,8 @@ class Scenario:
     size: int = 256 << 20
     """Bytes of the file."""
     block_size: int = DEFAULT_BLOCK_SIZE
+    random_reads: int = 0
+    """So many reads of 4 KiB at random places, one after the other, instead of the whole file."""
     rate: float | None = None
     """At which the server sends, bits per second; None: 95 % of the link's."""
     link: float = 1e9
@@ -88,6 +90,8 @@ class ReaderFigures:
     start: float
     read: int
     """Bytes."""
+    reads: int
+    """Requests for them."""
     seconds: float | None
     """From the opening of the file to its last byte; None if it was not read."""
     symbols: int

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from mcfs.fetch.fetcher import Limits
+from mcfs.simulate.application import RandomPlaces, WholeFile
 from mcfs.simulate.content import SimulatedFile
 from mcfs.simulate.history import History
 from mcfs.simulate.network import Network
@@ -17,6 +18,9 @@ from mcfs.simulate.reader import Reader
 from mcfs.simulate.scenario import RECEIVE_MEMORY, Outcome, ReaderFigures, Scenario, Slow
 from mcfs.simulate.server import ADDRESS, Server
 from mcfs.simulate.timeline import Timeline
+
+if TYPE_CHECKING:
+    from mcfs.simulate.application import Pattern
 
 WARM_UP: Final = 5.0
 """Seconds that the server runs before the first reader: its start-up queries are over."""
@@ -58,6 +62,7 @@ class Simulation:
                 self.timeline,
                 rng,
                 self.network,
+                pattern=self._pattern(rng),
                 limits=limits,
                 loss=scenario.loss,
                 port=port,
@@ -70,6 +75,11 @@ class Simulation:
             self.timeline.at(start - MOUNTED_BEFORE, reader.mount)
             self.timeline.at(start, reader.open)
         self._unplug()
+
+    def _pattern(self, rng: Random) -> Pattern:
+        if self.scenario.random_reads:
+            return RandomPlaces(self.scenario.size, self.scenario.random_reads, rng)
+        return WholeFile(self.scenario.size)
 
     def _unplug(self) -> None:
         last = self.scenario.readers - sum(slow.count for slow in self.scenario.slow)
@@ -103,7 +113,8 @@ def kinds(scenario: Scenario) -> list[Slow | None]:
 def reader_figures(reader: Reader) -> ReaderFigures:
     return ReaderFigures(
         start=reader.started,
-        read=reader.position,
+        read=reader.application.position,
+        reads=reader.application.reads,
         seconds=None if reader.finished is None else reader.finished - reader.started,
         symbols=reader.fetcher.counters.symbols,
         duplicates=reader.fetcher.counters.duplicates,
