@@ -29,6 +29,7 @@ from mcfs.serve.querier import Querier
 from mcfs.serve.schedule import RANDOM_REPAIR_START, Scheduler
 from mcfs.serve.senders import Senders
 from mcfs.serve.tables import exact_table
+from mcfs.simulate.port import Port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -119,7 +120,11 @@ class FakeClient:
         self.host = host(number)
         self.cache = DictCache()
         self.fetcher = Fetcher(limits)
-        self.tree = NodeTree(self.fetcher, self.cache, SCOPE, is_down=lambda _: False, pace=lambda _: 0)
+        self.tree = NodeTree(self.fetcher, self.cache, SCOPE, is_down=lambda _: False, pace=self.fetcher.paces.pace)
+        self.fetcher.paces.announced(ORIGIN, SERVER, int(network.rate), now=network.now)
+        self.port: Port | None = None
+        """What its link carries; None: as much as the server's."""
+        self.kernel_drops = 0
         self.joined: set[Group] = set()
         self.ahead = ReadAhead(self.fetcher, self.tree)
         self.outcomes: dict[Node, Outcome] = {}
@@ -146,7 +151,9 @@ class FakeClient:
 
     def pump(self) -> None:
         now = self._network.now
+        self.fetcher.paces.dropped(self.kernel_drops)
         self.fetcher.handle_timeout(now=now)
+        self.fetcher.repace(self.tree.group, now=now)
         for event in self.fetcher.events():
             self.tree.assembled(event, now=now) if isinstance(event, Assembled) else self.tree.failed(event, now=now)
         for load in self.tree.loads():
@@ -341,10 +348,15 @@ class FakeNetwork:
             h = client.hostility
             kept = [row for row in datagrams if self.rng.random() >= h.loss]
             kept += [row for row in kept if self.rng.random() < h.duplicate]
+            delay = 0.0005
+            if client.port is not None:
+                bits = 8 * (datagrams.shape[1] + wire.LINK_OVERHEAD)
+                count, when = client.port.take(len(kept), bits, self.now)
+                kept, delay = kept[:count], when - self.now
             if not kept:
                 continue
             if not h.jitter:
-                self._arrive(client, group, kept, 0.0005)
+                self._arrive(client, group, kept, delay)
                 continue
             for piece in _pieces(kept, self.rng):
                 self._arrive(client, group, piece, self.rng.uniform(0.0002, h.jitter))

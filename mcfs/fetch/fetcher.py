@@ -76,6 +76,9 @@ class Collected(Protocol):
     def data(self) -> memoryview | None: ...
 
 
+NEVER: Final = float("-inf")
+
+
 class State(Enum):
     QUEUED = 0
     JOINED = 1
@@ -149,7 +152,7 @@ class _Fetch:
     wanted_at: float
     length: int
     state: State = State.QUEUED
-    joined_at: float = 0.0
+    joined_at: float = NEVER
     last_new: float = float("-inf")
     patience: float = NODE_SILENCE
     not_before: float = float("-inf")
@@ -462,6 +465,8 @@ class Fetcher:
 
     def _join(self, fetch: _Fetch, now: float) -> Group:
         self._unqueue(fetch)
+        if fetch.joined_at == NEVER:  # as long as it was queued, what its origin received was a sign of life
+            fetch.last_named = max(fetch.last_named, fetch.origin.last_heard)
         fetch.state, fetch.joined_at = State.JOINED, now
         fetch.filled = self._outstanding >= self.window // 2
         if fetch.origin.joined == 0 and fetch.origin.last_heard < now - SILENCE:
@@ -594,6 +599,7 @@ class Fetcher:
         if fetch.state is State.JOINED:
             self._unjoin(fetch)
             self._leave(fetch.group, now)
+            fetch.joined_at = NEVER
         self._unqueue(fetch)
         del self._fetches[fetch.group]
         fetch.group = group

@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 HALF: Final = 0.5
 """Random loss of 40 % is no reason to change, repair makes up for it; a class is a factor of two."""
 FIT: Final = 0.65
-"""What part of a class has to arrive for it to be the one that fits: between two classes, the geometric mean is 0.71;
-less, as what arrives is measured with pauses."""
+"""What part of a class has to arrive for it to be the one that fits: half way between two is 0.71; less, as speed is
+measured with pauses."""
 BAD_SECONDS: Final = 0.25
 SETTLE: Final = 1.0
 """Seconds after a change in which no slower class is taken: what was joined before still fills the slow port, as
 switches forget a group late."""
 JUDGE: Final = 3.0
 """Seconds after which a slower class must have helped."""
-HELPED: Final = 1.25
+HELPED: Final = 1.3
 """By which factor what arrives must have grown."""
 PROBE: Final = 10.0
 """Seconds from a change to the trial of a faster class; doubles with each that fails."""
@@ -65,6 +65,9 @@ OVERRUN_SECONDS: Final = 1.0
 PAUSE: Final = 0.02
 """Seconds without symbols that are not counted when the speed of what arrives is measured: the server, or this
 process, had something else to do."""
+MIN_SPAN: Final = 0.02
+"""Seconds over which a speed is measured. What counts is the highest one: it is less wherever the server, or one of
+the two hosts, was the one that was slow."""
 QUIET: Final = 0.03
 """Seconds without a symbol after which a pass is over, as far as can be told; longer than datagrams overtake."""
 TRAIL_SECONDS: Final = 0.25
@@ -129,13 +132,19 @@ class _Tally:
     dropped: int = 0
     bits: int = 0
     seconds: float = 0.0
+    speed: float = 0.0
+    """Bits per second, the most that was seen for MIN_SPAN seconds."""
+
+    def close(self) -> None:
+        """The look is over: how fast was it?"""
+        if self.seconds >= MIN_SPAN:
+            self.speed = self.bits / self.seconds
 
     def add(self, other: _Tally) -> None:
         self.sent += other.sent
         self.arrived += other.arrived
         self.dropped += other.dropped
-        self.bits += other.bits
-        self.seconds += other.seconds
+        self.speed = max(self.speed, other.speed)
 
     @property
     def part(self) -> float:
@@ -210,6 +219,7 @@ class Reception:
         tally, begun = self._tally, self._begun
         if tally.sent < MIN_LOOK:
             return 0
+        tally.close()
         tally.dropped = min(dropped, tally.sent - tally.arrived)
         self._tally, self._begun = _Tally(), float("inf")
         if self._trial is not None:
@@ -246,7 +256,7 @@ class Reception:
     def _fitting(self, tally: _Tally) -> int:
         """The fastest class of which FIT arrives, slower than the present one."""
         rate = self.rate / 2**self.pace
-        carried = tally.bits / tally.seconds if tally.seconds > 0 else tally.part * rate
+        carried = tally.speed or tally.part * rate
         fitting = math.ceil(math.log2(max(1.0, FIT * max(1, self.rate) / max(1.0, carried))))
         return max(self.pace + 1, min(PACE_CLASSES - 1, fitting))
 
@@ -283,7 +293,12 @@ class Reception:
 
     def _judge_slower(self, trial: _Trial, tally: _Tally, now: float) -> None:
         """As long as what was joined before still comes to the port, nothing can be told."""
-        if tally.taken >= HELPED * trial.part:
+        if now < trial.since + SETTLE:
+            return
+        trial.tally.add(tally)
+        if trial.tally.sent < MIN_BAD:
+            return
+        if trial.tally.taken >= HELPED * trial.part:
             self._trial = None
         elif now - trial.since >= JUDGE:
             self._trial = None

@@ -345,7 +345,7 @@ class Client:
                 few = sum(run.datagrams.nbytes for run in runs) < FEW
                 if now > end:
                     break
-            await (trio.sleep(GATHER) if few else trio.lowlevel.checkpoint())
+            await trio.sleep(GATHER if few else 0)
 
     async def _time_loop(self) -> None:
         while True:

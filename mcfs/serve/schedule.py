@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from mcfs.serve.payload import Payload, PayloadCache
 
 SLOW_HOLD_OFF: Final = 0.2
-"""Seconds, at least, in slow classes, whose readers sit behind ports with long queues: 600 kB at 50 Mbit/s are 96 ms."""
+"""Seconds, at least, in slow classes: their readers sit behind ports with long queues (600 kB at 50 Mbit/s: 96 ms)."""
 MAX_HOLD_OFF: Final = 2.5
 REPORT_WAY: Final = 0.015
 """A leave that comes sooner than this after a burst was on its way already: the burst was for nothing."""
