@@ -69,13 +69,15 @@ class ReadAhead:
             self._tree.request(node, reader.share, urgent=False, now=now)
         return True
 
-    def named(self, groups: Sequence[Group], *, now: float) -> None:
-        """A beacon named these: take what is sent for others and will be needed here, with half of the free places."""
-        self._fetcher.queued(groups, now=now)
+    def named(self, groups: Sequence[Group], hold: float, *, now: float) -> None:
+        """A beacon named these: take what is sent for others and will be needed here, with half of the free places.
+        `hold`: the server holds new channels of their class for so many seconds."""
+        if self._fetcher.queued(groups, now=now):
+            self._fetcher.held(hold, now=now)
         if self._tree.congested:
             return
         places = (self._fetcher.limits.max_groups - self._fetcher.groups) // 2
-        for node, origin in self.followed.wanted(groups, now=now):
+        for node, origin in self.followed.wanted(groups, self._fetcher.paces.pace, now=now):
             if places <= 0:
                 break
             if not self._tree.is_pending(node) and not self._tree.holds(node):

@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from mcfs.fetch.assemble import Assembly
 from mcfs.fetch.batches import HURRY, TICK, BatchBucket
+from mcfs.fetch.pace import Paces, Trail, source_range
 from mcfs.fetch.window import Window
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import BadDatagram, BadNode, Gone, NotAvailable, TimedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mcfs.protocol.ids import Group, Host, Node
 
@@ -54,6 +55,9 @@ MAX_PENALTY: Final = 60.0
 MAX_PENALISED: Final = 256
 ROUNDS: Final = 3
 """Of a server that sends everything round and round, after which a node that lacks symbols fails."""
+SLOW_SECONDS: Final = 0.4
+"""Of a slow class that an origin may have joined and not received: more than a few changes of membership take. What is
+joined too early comes too late for somebody, and holds up what is needed sooner."""
 HOLD_VALID: Final = 0.5
 """Seconds for which what a beacon said of holding is believed; there is one every 40 ms."""
 
@@ -70,6 +74,9 @@ class Collected(Protocol):
         ...
 
     def data(self) -> memoryview | None: ...
+
+
+NEVER: Final = float("-inf")
 
 
 class State(Enum):
@@ -123,6 +130,10 @@ class _Origin:
 
     nodes: int = 0
     joined: int = 0
+    missing: int = 0
+    """Bytes that are joined and have not come."""
+    pace: int = 0
+    """The class of its channels, but those that were joined before a change."""
     name: bytes = b""
     last_heard: float = float("-inf")
     silence: float = SILENCE
@@ -143,7 +154,7 @@ class _Fetch:
     wanted_at: float
     length: int
     state: State = State.QUEUED
-    joined_at: float = 0.0
+    joined_at: float = NEVER
     last_new: float = float("-inf")
     patience: float = NODE_SILENCE
     not_before: float = float("-inf")
@@ -153,6 +164,8 @@ class _Fetch:
     """When a beacon named it."""
     awaited: bool = False
     """Whether somebody waits for it; what is urgent may also be about to be sent for others."""
+    trail: Trail | None = None
+    """What has come of the pass that is being received."""
     filled: bool = False
     """Whether the window was in use when it was joined."""
 
@@ -174,6 +187,8 @@ class Fetcher:
     def __init__(self, limits: Limits) -> None:
         self.counters = FetchCounters()
         self.limits = limits
+        self.paces = Paces(limits.max_bytes)
+        self._trails: dict[_Fetch, None] = {}
         self._window = Window(limits.max_bytes)
         self._fetches: dict[Group, _Fetch] = {}
         self._by_node: dict[Node, _Fetch] = {}
@@ -259,6 +274,7 @@ class Fetcher:
         """An origin is there. With a `period`, in seconds, its server sends everything round and round: what is wanted
         may come as late as that, and joining it anew is of no use."""
         if period:
+            self.paces.rounds(origin)
             self._periods[origin] = period
         else:
             self._periods.pop(origin, None)
@@ -282,6 +298,13 @@ class Fetcher:
         fetch = self._fetches.get(group)
         return fetch.origin.name if fetch is not None else None
 
+    def repace(self, group: Callable[[Node, int], Group], *, now: float) -> None:
+        """Go on in the classes that fit now; `group` is the channel of a node in a class. To a slower class everything
+        moves; to a faster one only what is not joined, as a class that is left begins a pass anew in the other."""
+        for origin in self._origins.values():
+            if origin.pace != self.paces.pace(origin.name):
+                self._move(origin, group, now)
+
     # --- what comes ---
 
     def receive(self, group: Group, source: Host, datagrams: fec.Symbols, *, now: float) -> bytes | None:
@@ -303,26 +326,41 @@ class Fetcher:
         self._symbols(fetch, source, run, now)
         return None
 
-    def counted(self, group: Group, source: Host, collected: Collected, *, came: int, new: int, now: float) -> None:
+    def counted(
+        self,
+        group: Group,
+        source: Host,
+        collected: Collected,
+        *,
+        came: int,
+        new: int,
+        seen: tuple[int, int, int] | None = None,
+        now: float,
+    ) -> None:
         """As `receive`, for a caller that keeps account of the symbols by itself (mcfs.simulate): so many came, of
-        which so many were new."""
+        which so many were new; `seen` is what `source_range` gives."""
         fetch = self._fetches.get(group)
         if fetch is None:
             self.counters.foreign_datagrams += came
         elif fetch.state is not State.DONE and not self._set_aside(source, now):
             fetch.assemblies[source] = collected
+            self._trace(fetch, seen, came, collected.t, now)
             self._count(fetch, source, collected, came, new, now)
 
-    def queued(self, groups: Iterable[Group], *, now: float) -> None:
-        """The server says that these channels are about to be served: those who wait for them need not worry."""
+    def queued(self, groups: Iterable[Group], *, now: float) -> bool:
+        """The server says that these channels are about to be served: those who wait for them need not worry. Returns
+        whether one of them is waited for here."""
+        found = False
         for group in groups:
             fetch = self._fetches.get(group)
             if fetch is not None and fetch.state is State.JOINED:
                 fetch.last_named = fetch.origin.last_heard = now
                 fetch.origin.silence = SILENCE
+                found = True
+        return found
 
     def held(self, seconds: float, *, now: float) -> None:
-        """The server says that it holds new channels for so long: that is no queue."""
+        """The server says that it holds new channels of our class for so long: that is no queue."""
         self._hold, self._hold_until = seconds, now + HOLD_VALID
 
     def gone(self, group: Group, *, now: float) -> None:
@@ -389,12 +427,13 @@ class Fetcher:
         return min(times, default=None)
 
     def handle_timeout(self, *, now: float) -> None:
-        """Deadlines and silence; looks at all fetches at most once a tick."""
+        """Deadlines, silence and pace classes; looks at all fetches at most once a tick."""
         if now < self._checked + TICK:
             return
         if now > self._checked + STALL:
             self._excused = now
         self._checked = now
+        self._look(now)
         for fetch in list(self._by_node.values()):
             self._check_deadline(fetch, now)
         for origin in list(self._origins.values()):
@@ -405,7 +444,10 @@ class Fetcher:
     # --- inside: life of a fetch ---
 
     def _new_fetch(self, node: Node, group: Group, origin: bytes, urgent: bool, now: float) -> _Fetch:
-        known = self._origins.setdefault(origin, _Origin(name=origin, period=self._periods.get(origin, 0.0)))
+        known = self._origins.get(origin)
+        if known is None:
+            known = _Origin(name=origin, period=self._periods.get(origin, 0.0), pace=self.paces.pace(origin))
+            self._origins[origin] = known
         if known.nodes == 0:
             known.active_since = now
         known.nodes += 1
@@ -428,19 +470,26 @@ class Fetcher:
 
     def _join(self, fetch: _Fetch, now: float) -> Group:
         self._unqueue(fetch)
+        if fetch.joined_at == NEVER:  # as long as it was queued, what its origin received was a sign of life
+            fetch.last_named = max(fetch.last_named, fetch.origin.last_heard)
         fetch.state, fetch.joined_at = State.JOINED, now
         fetch.filled = self._outstanding >= self.window // 2
         if fetch.origin.joined == 0 and fetch.origin.last_heard < now - SILENCE:
             fetch.origin.active_since = now
         fetch.origin.joined += 1
-        fetch.missing = min((a.missing for a in fetch.assemblies.values()), default=fetch.length)
-        self._outstanding += fetch.missing
+        fetch.trail = None
+        self._lacks(fetch, min((a.missing for a in fetch.assemblies.values()), default=fetch.length))
         return fetch.group
 
     def _unjoin(self, fetch: _Fetch) -> None:
         fetch.origin.joined -= 1
-        self._outstanding -= fetch.missing
-        fetch.missing = 0
+        self._lacks(fetch, 0)
+
+    def _lacks(self, fetch: _Fetch, missing: int) -> None:
+        """Of a channel that is joined so many bytes have still to come."""
+        self._outstanding += missing - fetch.missing
+        fetch.origin.missing += missing - fetch.missing
+        fetch.missing = missing
 
     def _leave(self, group: Group, now: float) -> None:
         self._leaves.setdefault(group, now)
@@ -465,7 +514,23 @@ class Fetcher:
         assembly = self._assembly(fetch, source, run.symbols.shape[-1])
         if assembly is None:
             return
+        t = run.symbols.shape[1]
+        seen = source_range(run.esis, fec.source_symbols(fetch.length, t), contiguous=run.contiguous)
+        self._trace(fetch, seen, len(run.esis), t, now)
         self._count(fetch, source, assembly, len(run.esis), assembly.add(run), now)
+
+    def _trace(self, fetch: _Fetch, seen: tuple[int, int, int] | None, came: int, t: int, now: float) -> None:
+        """Symbols came, new or not: keep account of what part of the passes arrives."""
+        reception = self.paces.reception(fetch.origin.name)
+        if reception is None:
+            return
+        reception.heard(8 * came * (t + wire.HEADER_SIZE + wire.LINK_OVERHEAD), now=now)
+        if seen is None or fetch.state is not State.JOINED or fetch.joined_at < reception.changed_at:
+            return
+        if fetch.trail is None:
+            fetch.trail = Trail(now, now)
+            self._trails[fetch] = None
+        fetch.trail.add(*seen, now=now)
 
     def _count(self, fetch: _Fetch, source: Host, collected: Collected, came: int, new: int, now: float) -> None:
         self.counters.symbols += came
@@ -474,9 +539,7 @@ class Fetcher:
             return
         self._progress(fetch, now)
         if fetch.state is State.JOINED:
-            missing = min(fetch.missing, collected.missing)
-            self._outstanding -= fetch.missing - missing
-            fetch.missing = missing
+            self._lacks(fetch, min(fetch.missing, collected.missing))
         data = collected.data()
         if data is not None:
             self._done(fetch, data, source, now)
@@ -510,6 +573,53 @@ class Fetcher:
         fetch.assemblies[source] = assembly = Assembly(fetch.length, t)
         return assembly
 
+    # --- inside: pace classes ---
+
+    def _look(self, now: float) -> None:
+        """Tell the passes that are over, and hear whether the classes still fit."""
+        for fetch in list(self._trails):
+            trail = fetch.trail
+            if trail is not None and fetch.state is State.JOINED and not trail.is_over(now):
+                continue
+            reception = self.paces.reception(fetch.origin.name)
+            if trail is not None and reception is not None and fetch.joined_at >= reception.changed_at:
+                reception.passed(trail)
+            del self._trails[fetch]
+            fetch.trail = None
+        if self.paces.look(smallest=self._window.is_smallest, now=now):
+            self._window.overrun()
+
+    def _move(self, origin: _Origin, group: Callable[[Node, int], Group], now: float) -> None:
+        before, origin.pace = origin.pace, self.paces.pace(origin.name)
+        slower = origin.pace > before
+        if slower:
+            self._window.slower()
+        # In the order of the file: the first of them will be needed first, whatever others were sent meanwhile.
+        for fetch in sorted(self._by_node.values(), key=lambda fetch: (-fetch.node.level, fetch.node.index)):
+            if fetch.origin is origin and (fetch.state is State.QUEUED or (slower and fetch.state is State.JOINED)):
+                self._move_to(fetch, group(fetch.node, origin.pace), now)
+
+    def _move_to(self, fetch: _Fetch, group: Group, now: float) -> None:
+        """What has come stays of use: the symbols of all classes are the same."""
+        if fetch.state is State.JOINED:
+            self._unjoin(fetch)
+            self._leave(fetch.group, now)
+            fetch.joined_at = NEVER
+        self._unqueue(fetch)
+        del self._fetches[fetch.group]
+        fetch.group = group
+        self._fetches[group] = fetch
+        self._requeue(fetch)
+
+    def _has_room(self, fetch: _Fetch, taken: int) -> bool:
+        """Whether its origin's class, if it is a slow one, would bring it soon; `taken` bytes are to be joined with
+        it."""
+        reception = self.paces.reception(fetch.origin.name)
+        if reception is None or reception.pace == 0:
+            return True
+        under_way = fetch.origin.missing + taken
+        return under_way == 0 or under_way + fetch.length <= reception.rate / 8 / 2**reception.pace * SLOW_SECONDS
+
     # --- inside: membership ---
 
     def _change_due(self, now: float) -> bool:
@@ -537,6 +647,7 @@ class Fetcher:
         places = self.limits.max_groups - (len(self._joined - left) - sum(g in self._joined for g in self._held))
         room = self.limits.max_bytes - self._outstanding
         taken: dict[_Origin, int] = {}
+        bytes_taken: dict[_Origin, int] = {}
         for fetch in (*self._urgent, *self._queue):
             if places <= 0:
                 return
@@ -547,8 +658,11 @@ class Fetcher:
                 continue
             if fetch.length > room and (room < self.limits.max_bytes or taken):
                 return
+            if not self._has_room(fetch, bytes_taken.get(fetch.origin, 0)):
+                continue
             places, room = places - 1, room - fetch.length
             taken[fetch.origin] = taken.get(fetch.origin, 0) + 1
+            bytes_taken[fetch.origin] = bytes_taken.get(fetch.origin, 0) + fetch.length
             yield fetch
 
     @staticmethod

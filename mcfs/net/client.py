@@ -36,7 +36,7 @@ from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, 
 from mcfs.protocol.beacon import decode_beacon_untrusted
 from mcfs.protocol.catalog import MAX_LISTING_SIZE, Entry, FileEntry, Listing, decode_listing_untrusted
 from mcfs.protocol.errors import BadDatagram, BadNode, BadObject, NotAvailable, TimedOut
-from mcfs.protocol.ids import PACE_CLASSES, Group, Node, ObjectRef
+from mcfs.protocol.ids import Group, Node, ObjectRef
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -61,8 +61,6 @@ CONTROL_RATE: Final = 200
 BEACON_RATE: Final = 500
 """Beacons a second that are looked at, of all shares: 20 shares in use."""
 CACHE_READERS: Final = 2
-PACE_SLACK: Final = 0.004
-"""Seconds that a slow reader may be away from its socket: what the server sends meanwhile must fit its buffer."""
 TREE_SECONDS: Final = 30.0
 """How long after the last file was opened the next ones of the tree, as far as they were looked at, count as wanted."""
 INLINE_DECODE: Final = 128 << 10
@@ -128,7 +126,9 @@ class Client:
             hurry=hurry(jiffy()),
         )
         self._fetcher = Fetcher(limits)
-        self._tree = NodeTree(self._fetcher, self._cache, settings.scope, is_down=self._is_down, pace=self._pace)
+        self._tree = NodeTree(
+            self._fetcher, self._cache, settings.scope, is_down=self._is_down, pace=self._fetcher.paces.pace
+        )
         self._waiters: dict[Node, _Waiter] = {}
         self._memberships = Memberships(self._receiver, self._fetcher, self._shares, settings.interfaces)
         self._listings: OrderedDict[ObjectRef, tuple[Entry, ...]] = OrderedDict()
@@ -138,7 +138,6 @@ class Client:
         self._token: trio.lowlevel.TrioToken | None = None
         self._control_budget = _Budget(CONTROL_RATE)
         self._beacon_budget = _Budget(BEACON_RATE)
-        self._paces: dict[bytes, int] = {}
         self._followers = TreeFollowers()
         self._readers: WorkerPool[Load, tuple[Load, Buffer | None]] | None = None
         self._writer: WorkerPool[Store, Store] | None = None
@@ -349,13 +348,15 @@ class Client:
                 few = sum(run.datagrams.nbytes for run in runs) < FEW
                 if now > end:
                     break
-            await (trio.sleep(GATHER) if few else trio.lowlevel.checkpoint())
+            await trio.sleep(GATHER if few else 0)
 
     async def _time_loop(self) -> None:
         while True:
             now = self._clock()
             self._wake = trio.Event()
+            self._fetcher.paces.dropped(self._receiver.kernel_drops())
             self._fetcher.handle_timeout(now=now)
+            self._fetcher.repace(self._tree.group, now=now)
             self._memberships.repeat(now=now)
             self._pump(now)
             due = self._next_timeout(self._clock())
@@ -415,8 +416,8 @@ class Client:
                 if kind == wire.ANNOUNCEMENT and self._control_budget.take(now):
                     self._announced(decode_announcement_untrusted(body), run, now)
                 elif kind == wire.BEACON and self._beacon_budget.take(now):
-                    self._ahead.named(decode_beacon_untrusted(body, run.group[:2]), now=now)
-                    self._fetcher.held(wire.hold_untrusted(datagram), now=now)
+                    groups = decode_beacon_untrusted(body, run.group[:2])
+                    self._ahead.named(groups, wire.hold_untrusted(datagram), now=now)
             except BadDatagram:
                 self._fetcher.counters.bad_datagrams += 1
 
@@ -427,7 +428,11 @@ class Client:
             self._news = trio.Event()
         share = self._shares.get(announcement.name)
         if share is not None and share.last_heard == now:
+            if announcement.addresses:
+                server = announcement.addresses[0]
+                self._fetcher.paces.announced(announcement.name, server, announcement.rate, now=now)
             self._fetcher.announced(announcement.name, share.period, now=now)
+            self._tell_pace(announcement.name)
 
     def _gone(self, group: Group, datagram: bytes, now: float) -> None:
         if not self._control_budget.take(now):
@@ -459,20 +464,19 @@ class Client:
     def _is_down(self, origin: bytes) -> bool:
         return self._shares.is_down(origin, self._fetcher.last_heard(origin), now=self._clock())
 
-    def _pace(self, origin: bytes) -> int:
-        """The pace class whose datagrams of a few milliseconds fit the receive buffer; chosen once per share."""
-        pace = self._paces.get(origin)
-        if pace is None:
-            share = self._shares.get(origin)
-            pace = pace_class(share.announcement.rate if share else 0, self._fetcher.limits.max_bytes)
-            self._paces[origin] = pace
-            if pace:
-                log.warning(
-                    "the receive buffer is small, so data come at 1/%d of the rate (sysctl net.core.rmem_max=%d)",
-                    2**pace,
-                    64 << 20,
-                )
-        return pace
+    def _tell_pace(self, name: bytes) -> None:
+        """Say in which pace class data come from the server of a share, and why, when that has changed."""
+        reception = self._fetcher.paces.reception(name)
+        if reception is None or reception.pace == reception.told:
+            return
+        told, reception.told = reception.told, reception.pace
+        share = name.decode(errors="backslashreplace")
+        if not reception.reason:
+            hint = f"the receive buffer is small (sysctl net.core.rmem_max={64 << 20})"
+            log.warning("%s: %s, so data come at 1/%d of the rate", share, hint, 2**reception.pace)
+        else:
+            text = "%s: data come at 1/%d of the rate now, before at 1/%d: %s"
+            log.info(text, share, 2**reception.pace, 2**told, reception.reason)
 
     # --- threads ---
 
@@ -507,14 +511,6 @@ class Client:
 
     def _set_wake(self) -> None:
         self._wake.set()
-
-
-def pace_class(rate: int, max_bytes: int) -> int:
-    """The fastest pace class at which PACE_SLACK seconds of data fit into `max_bytes`."""
-    for pace in range(PACE_CLASSES - 1):
-        if rate / 8 / 2**pace * PACE_SLACK <= max_bytes:
-            return pace
-    return PACE_CLASSES - 1
 
 
 class FileReader:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from mcfs.fetch.pace import pace_class
 from mcfs.fetch.probe import Tally
 from mcfs.net import kernel
-from mcfs.net.client import pace_class
 from mcfs.net.facts import Facts, LinkFacts, ProbeFacts, QuerierHeard, RouterHeard, ShareHeard
 from mcfs.net.interfaces import Choice, Interface, list_interfaces, select
 from mcfs.net.listeners import ReportReader

@@ -250,8 +250,9 @@ class Server:
                 port.transmitter.send_control(group, self._offer.announcement(port, name))
             for channel, name in link.senders.due(now=now):
                 port.peers.send(channel, self._offer.announcement(port, name))
-        for group, body in link.beacons(now=now):
-            port.transmitter.send_control(group, wire.control(wire.BEACON, body, round(1000 * link.scheduler.hold)))
+        for beacon in link.beacons(now=now):
+            datagram = wire.control(wire.BEACON, beacon.body, round(1000 * beacon.hold))
+            port.transmitter.send_control(beacon.channel, datagram)
         for group in link.scheduler.told_gone():
             port.transmitter.send_control(group, self._offer.gone(group))
 

@@ -21,6 +21,9 @@ little enough to stay in the cache. What is loaded too early is thrown out and l
 MIN_LOAD_AHEAD: Final = 2
 MAX_LOAD_AHEAD: Final = 64
 """Nodes, whatever their size."""
+PASSES_BEFORE_LATE: Final = 3
+"""In slow classes. A class that its reader does not quite fill always has passes to send, and what lacks more than
+three bursts would wait until the reader can go no further ahead; what an unplugged host can spoil is a part of it."""
 SMALL_K: Final = 64
 """A first pass of at most this many symbols (pages, listings) goes before longer ones: 0.8 ms at 1 Gbit/s."""
 
@@ -122,9 +125,12 @@ class Queues:
     Entries of channels that were closed or moved on are dropped when they come to the front.
     """
 
-    __slots__ = ("_bursts", "_greedy_next", "_late", "_light_next", "_passes")
+    __slots__ = ("_bursts", "_greedy_next", "_late", "_light_next", "_passes", "_passes_since_late", "_slow")
 
-    def __init__(self) -> None:
+    def __init__(self, *, slow: bool = False) -> None:
+        """`slow`: late bursts get a turn after every PASSES_BEFORE_LATE passes."""
+        self._slow = slow
+        self._passes_since_late = 0
         self._bursts: dict[ChannelState, None] = {}
         self._late: dict[ChannelState, None] = {}
         self._passes: dict[Kind, dict[ChannelState, None]] = {kind: {} for kind in Kind}
@@ -157,9 +163,13 @@ class Queues:
         """It has had its turn, or is to get another one."""
         if state in self._passes[Kind.LIGHT]:
             self._light_next = False
+            self._passes_since_late += 1
         elif state in self._passes[Kind.MODEST] or state in self._passes[Kind.GREEDY]:
             self._light_next = True
             self._greedy_next = state in self._passes[Kind.MODEST]
+            self._passes_since_late += 1
+        elif state in self._late:
+            self._passes_since_late = 0
         for queue in (self._bursts, self._late, *self._passes.values()):
             queue.pop(state, None)
 
@@ -169,6 +179,8 @@ class Queues:
     def passes(self) -> Iterator[ChannelState]:
         """Small ones first. Those for hosts that listen to little take turns with the others, and among these those for
         greedy hosts; whose turn it is changes with each one that has come to its end."""
+        if self._slow and self._passes_since_late >= PASSES_BEFORE_LATE and not self._front(Kind.SMALL):
+            yield from self._live(self._late)
         while (state := next(filter(None, map(self._front, self._turns())), None)) is not None:
             yield state
             if any(state is self._front(kind) for kind in Kind):  # the caller could not use it

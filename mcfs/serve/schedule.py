@@ -44,7 +44,7 @@ from mcfs.protocol import fec, wire
 from mcfs.protocol.ids import PACE_CLASSES, Group, Host, Node
 from mcfs.serve.holding import Holding
 from mcfs.serve.holdoff import HoldOffs
-from mcfs.serve.pacer import Pacer
+from mcfs.serve.pacer import ClassPacer
 from mcfs.serve.queues import SMALL_K, URGENT_BURSTS, ChannelState, Kind, LoadedAhead, LoadQueue, Queues, State
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from mcfs.serve.channel import Channel
     from mcfs.serve.payload import Payload, PayloadCache
 
+SLOW_HOLD_OFF: Final = 0.2
+"""Seconds, at least, in slow classes: their readers sit behind ports with long queues (600 kB at 50 Mbit/s: 96 ms)."""
 MAX_HOLD_OFF: Final = 2.5
 REPORT_WAY: Final = 0.015
 """A leave that comes sooner than this after a burst was on its way already: the burst was for nothing."""
@@ -60,6 +62,9 @@ FIRST_BURST: Final = 0.02
 MIN_BURST: Final = 8
 SHARE_UP: Final = 0.002
 SHARE_DOWN: Final = 0.0004
+SLOW_GAIN: Final = 4
+"""Factor of both steps in slow classes: few nodes are sent there in a second, and a class that does not quite fit its
+reader, whose port drops up to a third of it, needs a large share at once."""
 SHARE_MAX: Final = 0.3
 SHARE_START: Final = 0.005
 GONE_INTERVAL: Final = 1.0
@@ -105,6 +110,8 @@ class Transmission:
 class SendCounters:
     source_symbols: int = 0
     repair_symbols: int = 0
+    slow_symbols: int = 0
+    """Of both kinds, in pace classes other than the fastest."""
     channels_refused: int = 0
     passes: int = 0
     bursts: int = 0
@@ -128,7 +135,7 @@ class Scheduler:
         self.counters = SendCounters()
         self.shares = [max(SHARE_START, min_share)] * PACE_CLASSES
         self._min_share = min_share
-        self._pacer = Pacer(rate)
+        self._pacer = ClassPacer(rate)
         self._payloads = payloads
         self._max_symbol_size = max_symbol_size
         self._repair_start = repair_start
@@ -138,21 +145,21 @@ class Scheduler:
         """Nodes that wait for being loaded, in the order of asking."""
         self._under_way: set[Node] = set()
         self._ahead = LoadedAhead()
-        self._queues = [Queues() for _ in range(PACE_CLASSES)]
-        self._not_before = [0.0] * PACE_CLASSES
+        self._queues = [Queues(slow=pace > 0) for pace in range(PACE_CLASSES)]
         self._timers: list[tuple[float, int, ChannelState]] = []
         self._sequence = 0
         self._repairs: OrderedDict[Node, int] = OrderedDict()
         self._proxies = proxies
         self._channels_of: dict[Host, dict[ChannelState, None]] = {}
-        self._holding = Holding(proxies=proxies)
+        self._holding = [Holding(proxies=proxies) for _ in range(PACE_CLASSES)]
+        """For each pace class: hosts in different ones cannot be served together."""
         self._hold_offs = HoldOffs()
         self._asks: list[Group] = []
         self._gone: list[Group] = []
 
     def set_rate(self, rate: float) -> None:
         """The link has become faster or slower; bits per second."""
-        self._pacer = Pacer(rate)
+        self._pacer = ClassPacer(rate)
 
     # --- what listeners do ---
 
@@ -161,7 +168,10 @@ class Scheduler:
         state = self._channels.get(channel.group)
         is_new = state is None
         if host != NOBODY:
-            self._holding.joined(host, channel.node, ahead=state is not None and state.is_ahead, now=now)
+            for pace, holding in enumerate(self._holding):
+                if pace != channel.pace:
+                    holding.forget(host)
+            self._holding[channel.pace].joined(host, channel.node, ahead=state is not None and state.is_ahead, now=now)
         if state is None:
             if len(self._channels) >= MAX_CHANNELS:
                 self.counters.channels_refused += 1
@@ -174,7 +184,7 @@ class Scheduler:
         state.bursts = state.burst = state.unanswered = 0
         if is_new:
             self._prepare(state)
-        if state.state is State.HELD and self._holding.is_complete(len(state.marks)):
+        if state.state is State.HELD and self._holding[channel.pace].is_complete(len(state.marks)):
             self._release(state)
         elif state.state is State.LOADING:
             self._queue_load(state)
@@ -255,21 +265,18 @@ class Scheduler:
     def next(self, now: float) -> Transmission | None:
         """The next burst, or None if there is nothing to send at `now`."""
         self._handle_timers(now)
-        if self._pacer.ready_at(now) > now:
-            return None
         for state in self._candidates(now):
             transmission = self._step(state, now)
             if transmission is not None:
-                self._account(state, transmission, now)
+                self._account(state, transmission)
                 return transmission
         return None
 
     def next_timeout(self, now: float) -> float | None:
         """When `next` may have something; None if only an event from outside can change that."""
         times = [self._timers[0][0]] if self._timers else []
-        waiting = [pace for pace, queues in enumerate(self._queues) if queues]
-        if waiting:
-            times.append(max(self._pacer.ready_at(now), min(self._not_before[pace] for pace in waiting)))
+        if waiting := self._waiting():
+            times.append(self._pacer.ready_at(waiting, now))
         return min(times) if times else None
 
     def asks(self) -> list[Group]:
@@ -315,22 +322,20 @@ class Scheduler:
         """All channels with their listeners."""
         return ((group, state.marks) for group, state in self._channels.items())
 
-    def ahead(self, count: int) -> list[Group]:
-        """Up to `count` groups whose pass is still ahead or has just begun, those that come last first."""
-        found = []
+    def ahead(self, count: int) -> dict[int, list[Group]]:
+        """For each pace class up to `count` groups whose pass is still ahead or has just begun, those that come last
+        first."""
+        found: dict[int, list[Group]] = {}
         for group, state in reversed(self._channels.items()):
-            if state.is_ahead:
-                found.append(group)
-                if len(found) == count:
-                    break
+            if state.is_ahead and len(named := found.setdefault(state.channel.pace, [])) < count:
+                named.append(group)
         return found
 
     # --- inside ---
 
-    @property
-    def hold(self) -> float:
-        """Seconds for which new channels wait for other hosts now, if there are any."""
-        return self._holding.seconds
+    def hold(self, pace: int = 0) -> float:
+        """Seconds for which new channels of a class wait for other hosts now, if there are any."""
+        return self._holding[pace].seconds
 
     def _note_channel(self, host: Host, state: ChannelState) -> None:
         channels = self._channels_of.setdefault(host, {})
@@ -377,14 +382,13 @@ class Scheduler:
             self._hold_offs.learn(host, now - state.passed_at)
         elif state.bursts == 1 and now - state.burst_at < REPORT_WAY:
             self._hold_offs.learn(host, now - state.passed_at)
-            pace = state.channel.pace
-            self.shares[pace] = max(self._min_share, self.shares[pace] - SHARE_UP)  # nothing was lost
+            self._raise_share(state.channel.pace, -SHARE_UP)  # nothing was lost
 
     def _open(self, channel: Channel, now: float) -> ChannelState:
         t = fec.symbol_size(channel.node.size, self._max_symbol_size)
         state = ChannelState(channel, fec.source_symbols(channel.node.size, t), t)
         self._channels[channel.group] = state
-        hold = self.hold if channel.node.level == 0 else 0.0
+        hold = self.hold(channel.pace) if channel.node.level == 0 else 0.0
         if hold > self._queue_seconds(state):
             state.state, state.wake = State.HELD, now + hold
             self._at(state.wake, state)
@@ -398,7 +402,8 @@ class Scheduler:
     def _queue_seconds(self, state: ChannelState) -> float:
         """About how long the passes before this one take: where there is a queue nobody needs to be held."""
         bits = 8 * state.k * (state.t + wire.HEADER_SIZE + wire.LINK_OVERHEAD)
-        return self._queues[state.channel.pace].length * bits / self._pacer.rate
+        pace = state.channel.pace
+        return self._queues[pace].length * bits * (1 << pace) / self._pacer.rate
 
     def _prepare(self, state: ChannelState) -> None:
         """Begin the pass, or load what it needs."""
@@ -450,7 +455,8 @@ class Scheduler:
     def _park(self, state: ChannelState, now: float) -> None:
         state.state = State.PARKED
         late = max(0, state.bursts - URGENT_BURSTS)
-        state.wake = now + min(MAX_HOLD_OFF, self._hold_offs.of(state.marks) * 2**late)
+        hold_off = max(self._hold_offs.of(state.marks), SLOW_HOLD_OFF if state.channel.pace else 0.0)
+        state.wake = now + min(MAX_HOLD_OFF, hold_off * 2**late)
         self._at(state.wake, state)
 
     def _at(self, when: float, state: ChannelState) -> None:
@@ -482,18 +488,25 @@ class Scheduler:
         state.bursts += 1
         state.burst_at = now
         if state.bursts <= 2:
-            pace = state.channel.pace
-            self.shares[pace] = min(SHARE_MAX, self.shares[pace] + SHARE_UP)
-        self._holding.burst(state.bursts)
+            self._raise_share(state.channel.pace, SHARE_UP)
+        self._holding[state.channel.pace].burst(state.bursts)
         self.counters.bursts += 1
         self._queues[state.channel.pace].push_burst(state)
 
+    def _raise_share(self, pace: int, step: float) -> None:
+        share = self.shares[pace] + step * (SLOW_GAIN if pace else 1)
+        self.shares[pace] = max(self._min_share, min(SHARE_MAX, share))
+
     def _candidates(self, now: float) -> Iterator[ChannelState]:
-        """Channels that may send, most urgent first, those of slower classes only when their time has come."""
-        ready = [queues for pace, queues in enumerate(self._queues) if queues and self._not_before[pace] <= now]
+        """Channels that may send, most urgent first, among these those of the class whose turn it is."""
+        ready = [self._queues[pace] for pace in self._pacer.turns(self._waiting(), now)]
         for phase in (Queues.urgent, Queues.passes, Queues.late):
             for queues in ready:
                 yield from phase(queues)
+
+    def _waiting(self) -> list[int]:
+        """Pace classes that have something to send."""
+        return [pace for pace, queues in enumerate(self._queues) if queues]
 
     def _step(self, state: ChannelState, now: float) -> Transmission | None:
         """The channel's next burst; None if it has to wait for its payload or has come to the end of its pass.
@@ -520,13 +533,13 @@ class Scheduler:
 
     def _source(self, state: ChannelState, payload: Payload) -> Transmission:
         start = state.sent % state.k
-        count = min(self._segments(state.t), state.until - state.sent, state.k - start)
+        count = min(self._segments(state), state.until - state.sent, state.k - start)
         state.sent += count
         self.counters.source_symbols += count
         return self._transmission(state, payload, start, count, repair=False)
 
     def _repair(self, state: ChannelState, payload: Payload, left: int) -> Transmission:
-        count = min(self._segments(state.t), left)
+        count = min(self._segments(state), left)
         start = self._next_repair(state.channel.node, count, state.k)
         state.repair_left = left - count
         if state.state is State.BURST:
@@ -540,7 +553,7 @@ class Scheduler:
         self._queues[pace].remove(state)
         if state.state is State.PASS:
             state.passed_at = now
-            self.shares[pace] = max(self._min_share, self.shares[pace] - SHARE_DOWN)
+            self._raise_share(pace, -SHARE_DOWN)
             self.counters.passes += 1
         self._park(state, now)
 
@@ -563,12 +576,13 @@ class Scheduler:
         bits = 8 * count * (state.t + wire.HEADER_SIZE + wire.LINK_OVERHEAD)
         return Transmission(state.channel.group, payload, start, count, repair, bits)
 
-    def _account(self, state: ChannelState, transmission: Transmission, now: float) -> None:
-        self._pacer.spend(transmission.wire_bits)
+    def _account(self, state: ChannelState, transmission: Transmission) -> None:
         pace = state.channel.pace
-        if pace:
-            self._not_before[pace] = now + transmission.wire_bits * 2**pace / self._pacer.rate
+        self._pacer.spend(pace, transmission.wire_bits)
+        self.counters.slow_symbols += transmission.count if pace else 0
 
-    @staticmethod
-    def _segments(t: int) -> int:
-        return min(MAX_SEGMENTS, MAX_SUPER_DATAGRAM // (t + wire.HEADER_SIZE))
+    def _segments(self, state: ChannelState) -> int:
+        size = state.t + wire.HEADER_SIZE
+        most = min(MAX_SEGMENTS, MAX_SUPER_DATAGRAM // size)
+        bits = self._pacer.burst_bits(state.channel.pace)
+        return most if bits == math.inf else max(1, min(most, int(bits) // (8 * (size + wire.LINK_OVERHEAD))))

@@ -162,18 +162,19 @@ class Network:
         reception = self._receptions.get(group)
         row = reception.needing(reader.number) if reception is not None else None
         if reception is not None and row is not None:
-            self._take(group, reception, np.array([row]), burst)
+            self._take(group, reception, np.array([row]), burst, at_once=True)
 
-    def _take(self, group: Group, reception: Reception, rows: Rows, burst: Burst) -> None:
+    def _take(self, group: Group, reception: Reception, rows: Rows, burst: Burst, *, at_once: bool = False) -> None:
+        """`at_once`: to a slow port, which loses most of what comes, so that a reader has to be told of each burst."""
         if not len(rows):
             return
         node = self._file.node(group)
         assert node is not None
         t, data = fec.symbol_size(node.size, SYMBOL_SIZE), self._file.data(node)
         losses = self._losses if self._any_loss else None
-        for number, row, came, new in reception.take(rows, burst, losses):
-            symbols = Symbols(reception, row, t, data)
-            self.readers[number].symbols(group, self._source, symbols, came, new)
+        for told in reception.take(rows, burst, losses, at_once=at_once):
+            symbols = Symbols(reception, told.row, t, data)
+            self.readers[told.reader].symbols(group, self._source, symbols, told)
 
     def _deliver_beacon(self, groups: Sequence[Group], hold: float) -> None:
         lost = self._rng.random(len(self.readers), dtype=np.float32) < self._losses

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mcfs.simulate.application import Pattern
     from mcfs.simulate.content import SimulatedFile
     from mcfs.simulate.port import Port
-    from mcfs.simulate.reception import Reception
+    from mcfs.simulate.reception import Reception, Told
     from mcfs.simulate.timeline import Timeline
 
 SHORTEST_WAIT: Final = 1e-4
@@ -48,6 +48,9 @@ class Cache:
 
     def load(self, node: Node) -> memoryview | None:
         return self._file.data(node) if node in self.nodes else None
+
+    def load_at_once(self, node: Node) -> memoryview | None:
+        return self.load(node)
 
     def drop(self, node: Node) -> None:
         self.nodes.discard(node)
@@ -101,6 +104,8 @@ class Reader:
         limits: Limits,
         loss: float = 0.0,
         port: Port | None = None,
+        server: Host,
+        rate: int,
         pace: int = 0,
     ) -> None:
         self.number = number
@@ -114,8 +119,12 @@ class Reader:
         self.cache = Cache(file)
         self.fetcher = Fetcher(limits)
         self.tree = NodeTree(
-            self.fetcher, self.cache, SCOPE, is_down=lambda _: False, pace=lambda _: pace, verify=check_length
+            self.fetcher, self.cache, SCOPE, is_down=lambda _: False, pace=self.fetcher.paces.pace, verify=check_length
         )
+        self.fetcher.paces.announced(SHARE, server, rate, now=timeline.now)
+        reception = self.fetcher.paces.reception(SHARE)
+        assert reception is not None
+        reception.pace = pace
         self.ahead = ReadAhead(self.fetcher, self.tree)
         self.host = ReportingHost(timeline, rng, self._report)
         self._link = link
@@ -151,13 +160,13 @@ class Reader:
 
     # --- what comes ---
 
-    def symbols(self, group: Group, source: Host, symbols: Symbols, came: int, new: int) -> None:
-        self.fetcher.counted(group, source, symbols, came=came, new=new, now=self._timeline.now)
+    def symbols(self, group: Group, source: Host, symbols: Symbols, told: Told) -> None:
+        now = self._timeline.now
+        self.fetcher.counted(group, source, symbols, came=told.came, new=told.new, seen=told.seen, now=now)
         self.pump()
 
     def beacon(self, groups: Sequence[Group], hold: float) -> None:
-        self.ahead.named(groups, now=self._timeline.now)
-        self.fetcher.held(hold, now=self._timeline.now)
+        self.ahead.named(groups, hold, now=self._timeline.now)
         self.pump()
 
     # --- what mcfs.net.client does ---
@@ -167,6 +176,7 @@ class Reader:
             return
         now = self._timeline.now
         self.fetcher.handle_timeout(now=now)
+        self.fetcher.repace(self.tree.group, now=now)
         self._move(now)
         while self.application.advance(now=now):
             self._move(now)  # what is in the cache

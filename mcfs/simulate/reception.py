@@ -7,7 +7,7 @@ its first symbol comes, whenever another quarter of the node has come, and when 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,17 @@ class Burst:
     repair: bool
 
 
+class Told(NamedTuple):
+    """What a reader hears of a channel: what came since it was told last."""
+
+    reader: int
+    row: int
+    came: int
+    new: int
+    seen: tuple[int, int, int] | None
+    """Lowest, highest and number of the source symbols."""
+
+
 class Reception:
     """Rows are given to readers by `row` and taken back by `free`. A row that listens takes part in bursts."""
 
@@ -48,6 +59,8 @@ class Reception:
         self._have = np.zeros((FIRST_ROWS, k), dtype=np.bool_)
         self._listening, self._enough, self._fresh = flags, flags.copy(), flags.copy()
         self._reader, self._got, self._came, self._new = counts, counts.copy(), counts.copy(), counts.copy()
+        self._sources, self._low, self._high = counts.copy(), counts + k, counts - 1
+        """Of the source symbols that a reader was not told of: how many came, the lowest and the highest."""
         self._need = counts + k
         """Symbols that suffice."""
 
@@ -84,6 +97,7 @@ class Reception:
         self._have[row] = False
         self._listening[row] = self._enough[row] = self._fresh[row] = False
         self._got[row] = self._came[row] = self._new[row] = 0
+        self._forget_range(row)
         self._need[row] = self.k
         self._unused.append(row)
 
@@ -112,9 +126,9 @@ class Reception:
         row = self._row_of.get(reader)
         return row if row is not None and self._listening[row] and not self._enough[row] else None
 
-    def take(self, rows: Rows, burst: Burst, losses: Rates | None) -> Iterator[tuple[int, int, int, int]]:
+    def take(self, rows: Rows, burst: Burst, losses: Rates | None, *, at_once: bool = False) -> Iterator[Told]:
         """A burst comes to these rows, each symbol lost with the probability that `losses` has for its reader. Yields
-        whom to tell: reader, row, symbols that came since it was told last, and how many of them were new."""
+        what to tell, and to whom; with `at_once` to all."""
         loss = losses[self._reader[rows]] if losses is not None else None
         came, new = self._repair(rows, burst, loss) if burst.repair else self._source(rows, burst, loss)
         self._got[rows] += new
@@ -122,11 +136,17 @@ class Reception:
         self._new[rows] += new
         self._enough[rows] = enough = self._suffices(rows)
         unknown = self._new[rows] >= np.where(self._fresh[rows], 1, -(-self.k // TELLINGS))
-        for row in rows[enough | unknown].tolist():
-            told = int(self._reader[row]), row, int(self._came[row]), int(self._new[row])
+        for row in rows[enough | unknown | at_once].tolist():
+            source = int(self._sources[row])
+            seen = (int(self._low[row]), int(self._high[row]), source) if source else None
+            told = Told(int(self._reader[row]), row, int(self._came[row]), int(self._new[row]), seen)
             self._came[row] = self._new[row] = 0
+            self._forget_range(row)
             self._fresh[row] = False
             yield told
+
+    def _forget_range(self, row: int) -> None:
+        self._sources[row], self._low[row], self._high[row] = 0, self.k, -1
 
     def _repair(self, rows: Rows, burst: Burst, loss: Rates | None) -> tuple[Rows, Rows]:
         if loss is None:
@@ -140,10 +160,22 @@ class Reception:
         before = self._have[rows, columns]
         if loss is None:
             self._have[rows, columns] = True
+            self._sources[rows] += burst.count
+            self._low[rows] = np.minimum(self._low[rows], burst.start)
+            self._high[rows] = np.maximum(self._high[rows], burst.start + burst.count - 1)
             return np.full(len(rows), burst.count, dtype=np.intp), burst.count - before.sum(axis=1, dtype=np.intp)
         kept = self._rng.random(before.shape, dtype=np.float32) >= loss[:, None]
         self._have[rows, columns] = before | kept
+        self._widen(rows, burst.start, kept)
         return kept.sum(axis=1, dtype=np.intp), (kept & ~before).sum(axis=1, dtype=np.intp)
+
+    def _widen(self, rows: Rows, start: int, kept: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> None:
+        """Of each of these rows the symbols from `start` on came that are `kept`."""
+        some, count = kept.any(axis=1), kept.shape[1]
+        low, high = start + kept.argmax(axis=1), start + count - 1 - kept[:, ::-1].argmax(axis=1)
+        self._sources[rows] += kept.sum(axis=1, dtype=np.intp)
+        self._low[rows] = np.where(some, np.minimum(self._low[rows], low), self._low[rows])
+        self._high[rows] = np.where(some, np.maximum(self._high[rows], high), self._high[rows])
 
     def _suffices(self, rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """K symbols nearly always do, and K source symbols always."""
@@ -165,7 +197,9 @@ class Reception:
         self._reader, self._got = _doubled(self._reader), _doubled(self._got)
         self._came, self._new = _doubled(self._came), _doubled(self._new)
         self._need = _doubled(self._need)
-        self._need[size:] = self.k
+        self._sources, self._low, self._high = map(_doubled, (self._sources, self._low, self._high))
+        self._need[size:] = self._low[size:] = self.k
+        self._high[size:] = -1
 
 
 def _doubled(array: np.ndarray[_Shape, np.dtype[_Scalar]]) -> np.ndarray[_Shape, np.dtype[_Scalar]]:

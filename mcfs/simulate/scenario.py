@@ -28,7 +28,7 @@ class Slow:
     rate: float
     """Bits per second."""
     pace: int = 0
-    """The class of the channels that they join."""
+    """The class of the first channels that they join; then they find out which one fits."""
     busy: bool = False
     """It is not their port that is slow, but they themselves: what they have joined waits in their receive buffer."""
 

@@ -131,8 +131,8 @@ class Server:
                 self._network.query(outgoing.specific, asked)
         for _ in link.announcer.due(now=now):
             self._count_control(ANNOUNCEMENT_BYTES)
-        for group, body in link.beacons(now=now):
-            datagram = wire.control(wire.BEACON, body, round(1000 * self.scheduler.hold))
+        for group, body, hold in link.beacons(now=now):
+            datagram = wire.control(wire.BEACON, body, round(1000 * hold))
             self._count_control(len(datagram))
             named = decode_beacon_untrusted(body, group[:2])
             self._network.send_beacon(named, wire.hold_untrusted(datagram), bits_of(len(datagram)))

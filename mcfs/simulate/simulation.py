@@ -66,6 +66,8 @@ class Simulation:
                 limits=limits,
                 loss=scenario.loss,
                 port=port,
+                server=ADDRESS,
+                rate=int(scenario.sending_rate),
                 pace=slow.pace if slow else 0,
             )
             self.network.plug(reader)

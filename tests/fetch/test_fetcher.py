@@ -284,3 +284,19 @@ def test_garbage_is_counted_and_dropped(size: int) -> None:
     f.receive(group(1), SERVER, np.full((5, size), 0xAA, dtype=np.uint8), now=0.1)
     assert f.counters.bad_datagrams == 5
     assert list(f.events()) == []
+
+
+def test_a_node_that_was_queued_for_long_has_its_time_once_it_is_joined() -> None:
+    f = Fetcher(Limits(timeout=1.0, max_groups=1))
+    want(f, 1, 2)
+    f.changes(now=0.0)
+    for step in range(1, 25):  # node 1 comes, slowly
+        f.receive(group(1), SERVER, datagrams(1, step, step + 1), now=step * 0.1)
+        f.handle_timeout(now=step * 0.1)
+    f.receive(group(1), SERVER, datagrams(1), now=2.5)
+    assert [type(event) for event in f.events()] == [Assembled]
+    assert joins(f.changes(now=2.6)) == {2}
+    f.handle_timeout(now=2.65)
+    assert list(f.events()) == []
+    f.handle_timeout(now=3.6)
+    assert [type(event) for event in f.events()] == [Failed]
