@@ -32,7 +32,7 @@ ELSEWHERE: Final = ROOT / "build" / "benchmarks"
 DESCRIPTION: Final = "Measures mcfs, beside other tools and alone, in network namespaces of this machine."
 FRESH: Final = 2048 * MIB
 QUICK: Final = ["--size", "256", "--shared-size", "64", "--runs", "1", "--readers", "1,4", "--losses", "0,5"]
-QUICK_MEASURES: Final = ("one-reader", "readers", "loss", "together", "first-byte")
+QUICK_MEASURES: Final = ("one-reader", "readers", "loss", "together")
 
 
 class Given(NamedTuple):
