@@ -270,7 +270,7 @@ class NodeTree:
         if data is None:
             return False
         try:
-            merkle.verify_node(pending.node, data, digest)
+            self._check(pending.node, data, digest)
         except BadNode:
             self._cache.drop(pending.node)
             self._fetch(pending, now)
