@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mcfs.fetch.ahead import ReadAhead
 from mcfs.fetch.fetcher import Assembled, Failed, Fetcher, Limits
-from mcfs.fetch.merging import Followed
 from mcfs.fetch.nodes import NodeTree, Ready
 from mcfs.protocol import addressing, merkle, mld, wire
 from mcfs.protocol.addressing import Addresser, addresser_of
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from mcfs.protocol.errors import BadNode, NotAvailable
     from mcfs.serve.listening import TableMaker
+    from mcfs.simulate.port import Port
 
 SCOPE = addressing.SITE_LOCAL
 SERVER = Host(bytes.fromhex("fe80" + "00" * 13 + "01"))
@@ -101,6 +102,10 @@ class DictCache:
         data = self.nodes.get(node)
         return None if data is None else memoryview(data)
 
+    def load_at_once(self, node: Node) -> memoryview | None:
+        """As if every second block were on the disk alone."""
+        return self.load(node) if node.index % 2 else None
+
     def drop(self, node: Node) -> None:
         self.nodes.pop(node, None)
 
@@ -119,9 +124,13 @@ class FakeClient:
         self.host = host(number)
         self.cache = DictCache()
         self.fetcher = Fetcher(limits)
-        self.tree = NodeTree(self.fetcher, self.cache, SCOPE, is_down=lambda _: False, pace=lambda _: 0)
+        self.tree = NodeTree(self.fetcher, self.cache, SCOPE, is_down=lambda _: False, pace=self.fetcher.paces.pace)
+        self.fetcher.paces.announced(ORIGIN, SERVER, int(network.rate), now=network.now)
+        self.port: Port | None = None
+        """What its link carries; None: as much as the server's."""
+        self.kernel_drops = 0
         self.joined: set[Group] = set()
-        self.followed = Followed()
+        self.ahead = ReadAhead(self.fetcher, self.tree)
         self.outcomes: dict[Node, Outcome] = {}
         self.hostility = hostility
         self.unplugged = False
@@ -141,18 +150,14 @@ class FakeClient:
 
     def beacon(self, groups: list[Group], hold: float) -> None:
         """As the client on the network does."""
-        self.fetcher.held(hold, now=self._network.now)
-        self.fetcher.queued(groups, now=self._network.now)
-        places = (self.fetcher.limits.max_groups - self.fetcher.groups) // 2
-        for node, origin in self.followed.wanted(groups, now=self._network.now):
-            if places and not self.tree.is_pending(node) and not self.tree.holds(node):
-                self.tree.request(node, origin, urgent=False, first=True, now=self._network.now)
-                places -= 1
+        self.ahead.named(groups, hold, now=self._network.now)
         self.pump()
 
     def pump(self) -> None:
         now = self._network.now
+        self.fetcher.paces.dropped(self.kernel_drops)
         self.fetcher.handle_timeout(now=now)
+        self.fetcher.repace(self.tree.group, now=now)
         for event in self.fetcher.events():
             self.tree.assembled(event, now=now) if isinstance(event, Assembled) else self.tree.failed(event, now=now)
         for load in self.tree.loads():
@@ -315,8 +320,8 @@ class FakeNetwork:
                 scheduler.gone(node, now=self.now)
             else:
                 scheduler.loaded(Payload(node, data, wire.max_symbol_size()))
-        for _, body in self.link.beacons(now=self.now):
-            self._beacon(decode_beacon_untrusted(body, bytes((0xFF, 0x10 | SCOPE))))
+        for _, body, hold in self.link.beacons(now=self.now):
+            self._beacon(decode_beacon_untrusted(body, bytes((0xFF, 0x10 | SCOPE))), hold)
         transmission = scheduler.next(self.now)
         if transmission is not None:
             self.symbols_sent += transmission.count
@@ -334,12 +339,11 @@ class FakeNetwork:
         self._serving = False
         self._serve()
 
-    def _beacon(self, groups: list[Group]) -> None:
+    def _beacon(self, groups: list[Group], hold: float) -> None:
         """To clients that merge: those that follow something."""
         for client in self.clients:
             if self.rng.random() >= client.hostility.loss:
-                hold = self.link.scheduler.hold
-                self.at(self.now + 0.0005, lambda c=client, h=hold: c.beacon(groups, h))  # type: ignore[misc]
+                self.at(self.now + 0.0005, lambda c=client: c.beacon(groups, hold))  # type: ignore[misc]
 
     def _deliver(self, group: Group, datagrams: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> None:
         for client in self.clients:
@@ -348,10 +352,15 @@ class FakeNetwork:
             h = client.hostility
             kept = [row for row in datagrams if self.rng.random() >= h.loss]
             kept += [row for row in kept if self.rng.random() < h.duplicate]
+            delay = 0.0005
+            if client.port is not None:
+                bits = 8 * (datagrams.shape[1] + wire.LINK_OVERHEAD)
+                count, when = client.port.take(len(kept), bits, self.now)
+                kept, delay = kept[:count], when - self.now
             if not kept:
                 continue
             if not h.jitter:
-                self._arrive(client, group, kept, 0.0005)
+                self._arrive(client, group, kept, delay)
                 continue
             for piece in _pieces(kept, self.rng):
                 self._arrive(client, group, piece, self.rng.uniform(0.0002, h.jitter))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from mcfs.cli import values
 from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS
-from mcfs.net.client import pace_class
+from mcfs.fetch.pace import pace_class
 from mcfs.net.interfaces import Kind
 from mcfs.net.memberships import MAX_SHARE_CHANNELS
 from mcfs.net.receive import RECEIVE_BUFFER, USABLE_SHARE

@@ -194,9 +194,13 @@ class Lab:
         shape = ["tbf", "rate", rate, "burst", "256kb", "limit", "3mb"]
         host.run(["tc", "qdisc", "replace", "dev", INTERFACE, "root", *shape])
 
-    def slow_port(self, host: Host, rate: str) -> None:
-        """Limits what the switch sends to `host` to `rate`, with the buffer that a port of a small switch has."""
-        shape = ["tbf", "rate", rate, "burst", "64kb", "limit", "600kb"]
+    def slow_port(self, host: Host, rate: str | None, buffer: str = "600kb") -> None:
+        """Limits what the switch sends to `host`, with room for `buffer` bytes that wait (both as tc writes them); None
+        removes the limit."""
+        if rate is None:
+            self.switch.run(["tc", "qdisc", "del", "dev", host.name, "root"], check=False)
+            return
+        shape = ["tbf", "rate", rate, "burst", "32kb", "limit", buffer]
         self.switch.run(["tc", "qdisc", "replace", "dev", host.name, "root", *shape])
 
     def link(self, host: Host, *, up: bool) -> None:
@@ -260,6 +264,13 @@ class Lab:
         options = ["mcast_snooping", str(int(self._snooping)), "mcast_querier", "0"]
         self.switch.run(["ip", "link", "add", BRIDGE, "type", "bridge", *options])
         self.switch.run(["ip", "link", "set", BRIDGE, "up"])
+        self._bypass_firewall()
+
+    def _bypass_firewall(self) -> None:
+        """A switch has no firewall. Where the kernel's is asked about what a bridge forwards, that is a fifth of the
+        cost of a packet. (-e: where br_netfilter is not loaded there is nothing to switch off.)"""
+        for protocol in ("ip6tables", "iptables", "arptables"):
+            self.switch.run(["sysctl", "-qew", f"net.bridge.bridge-nf-call-{protocol}=0"])
 
     def _plug_in(self, host: Host, interface: str = INTERFACE) -> None:
         port = host.name if interface == INTERFACE else f"{host.name}-{interface}"

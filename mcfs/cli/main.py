@@ -16,6 +16,7 @@ from mcfs.cli.doctor import doctor
 from mcfs.cli.ls import ls
 from mcfs.cli.mount import mount
 from mcfs.cli.mount_helper import ALL_SHARES
+from mcfs.cli.simulate import simulate
 from mcfs.cli.umount import umount
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ mcfs.add_command(mount)
 mcfs.add_command(umount)
 mcfs.add_command(ls)
 mcfs.add_command(doctor)
+mcfs.add_command(simulate)
 
 
 def with_command(arguments: Sequence[str]) -> list[str]:

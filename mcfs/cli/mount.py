@@ -17,6 +17,7 @@ import trio
 from mcfs.cli import daemon, mounts, places, terminal, values
 from mcfs.cli.exits import Exit
 from mcfs.cli.options import OPTIONS, MountOptions, Option, mount_options
+from mcfs.net.allocator import keep_freed_memory
 from mcfs.net.interfaces import choose
 from mcfs.protocol.errors import TimedOut, UserError
 
@@ -187,6 +188,7 @@ def _fuse_settings(request: Request) -> FuseSettings:
 
 
 def _work(request: Request, client: ClientSettings, fuse: FuseSettings, ready: Callable[[], None]) -> int:
+    keep_freed_memory()
     trio.run(_serve, request, client, fuse, ready)
     return Exit.OK
 

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from mcfs.cli import terminal, values
 from mcfs.cli.exits import Exit
 from mcfs.cli.publisher import fingerprint, load_key, load_or_make_key
+from mcfs.net.allocator import keep_freed_memory
 from mcfs.net.interfaces import Choice, Interface, choose
 from mcfs.net.ports import link_rate
 from mcfs.net.sdnotify import notify
@@ -52,6 +53,7 @@ def run(request: ServeRequest, verbosity: int) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code. Raises UserError."""
     terminal.log_to_stderr("mcfs-serve", _VERBOSITY.get(verbosity, logging.DEBUG))
     gc.set_threshold(GC_THRESHOLD)
+    keep_freed_memory()
     console = Console(stderr=True, quiet=verbosity < 0)
     with ExitStack() as stack:
         choice = _interfaces(request.interfaces)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mcfs.fetch.direct import aligned_empty
 from mcfs.protocol import fec
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Assembly:
         self._length = length
         self.t = t
         self._k = fec.source_symbols(length, t)
-        self._rows = np.empty((self._k, t), dtype=np.uint8)
+        self._rows = aligned_empty(self._k * t).reshape(self._k, t)
         self._have = np.zeros(self._k, dtype=np.bool_)
         self._source = 0
         self._repair: list[tuple[Esis, Symbols]] = []
@@ -43,9 +44,9 @@ class Assembly:
         if run.contiguous and first + n <= self._k:
             return self._add_slice(first, n, run.symbols)
         source = run.esis < self._k
-        new = self._add_scattered(run.esis[source], run.symbols[source]) if source.any() else 0
-        repair = ~source
-        return new + (self._add_repair(run.esis[repair], run.symbols[repair]) if repair.any() else 0)
+        rows, repair = run.rows, ~source
+        new = self._add_scattered(run.esis[source], rows[source]) if source.any() else 0
+        return new + (self._add_repair(run.esis[repair], rows[repair]) if repair.any() else 0)
 
     def data(self) -> memoryview | None:
         """The node's bytes once there are symbols enough; None while there are not. They are not verified."""
@@ -54,7 +55,10 @@ class Assembly:
         if self._source + len(self._repair_esis) < self._k:
             return None
         decoded = self._decode()
-        return None if decoded is None else self._bytes(decoded)
+        if decoded is None:
+            return None
+        self._rows[:] = decoded
+        return self._bytes(self._rows)
 
     def _bytes(self, rows: Symbols) -> memoryview:
         return np.ascontiguousarray(rows).reshape(-1).data[: self._length]
@@ -64,10 +68,11 @@ class Assembly:
         before = int(np.count_nonzero(have))
         if before == n:
             return 0
-        self._rows[first : first + n] = symbols
+        rows = self._rows[first : first + n]
+        rows.reshape(symbols.shape)[...] = symbols
         if self._decoder is not None:
             fresh = ~have
-            self._repair.append((np.arange(first, first + n, dtype=np.uint32)[fresh], symbols[fresh].copy()))
+            self._repair.append((np.arange(first, first + n, dtype=np.uint32)[fresh], rows[fresh]))
         have[:] = True
         self._source += n - before
         return n - before

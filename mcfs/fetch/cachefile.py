@@ -27,14 +27,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 from blake3 import blake3
 
 from mcfs.fetch.cachedisk import Disk, copy_all, read_exactly, write_all
+from mcfs.fetch.direct import DirectWrites
 from mcfs.protocol.errors import BadObject
 from mcfs.protocol.ids import DIGEST_SIZE, FAN_OUT, Geometry, Node, ObjectId, ObjectRef, object_ref_untrusted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Data = TypeVar("Data")
 
 _ALIGN: Final = 4096
 _MAGIC: Final = b"mcfs obj"
@@ -197,6 +203,7 @@ class CacheFile:
         self._verified_lock = Lock()
         """Its own lock: marking happens in the event loop, which must not wait for a byte to be written."""
         self._epoch = 0
+        self._direct = DirectWrites(disk)
 
     @property
     def memory(self) -> int:
@@ -235,20 +242,32 @@ class CacheFile:
 
     def read(self, node: Node, start: int, length: int) -> bytes | None:
         """Bytes of a node; None when it is not there or is being evicted. Raises OSError, EIO for a short file."""
+        offset = self.layout.offset(node) + start
+        return self._steady(node, lambda: read_exactly(self._disk, self._fd, length, offset))
+
+    def read_at_once(self, node: Node) -> memoryview | None:
+        """A whole node; None as well when that would have to wait for the disk. Raises OSError."""
+        offset = self.layout.offset(node)
+        return self._steady(node, lambda: self._disk.pread_at_once(self._fd, node.size, offset))
+
+    def _steady(self, node: Node, read: Callable[[], Data]) -> Data | None:
+        """What is read while the node is there; None when it is not there or is being evicted."""
         for _ in range(_READ_TRIES):
             epoch = self._epoch
             if not self.has(node):
                 return None
-            data = read_exactly(self._disk, self._fd, length, self.layout.offset(node) + start)
+            data = read()
             if epoch == self._epoch:
                 return data
         return None
 
-    def write(self, node: Node, data: memoryview) -> None:
-        """Data, then bit. The data must be verified: it counts as such from now on. Raises OSError."""
+    def write(self, node: Node, data: memoryview, *, direct: bool = False) -> None:
+        """Data, then bit. The data must be verified: it counts as such from now on. `direct`: past the page cache, if
+        that works. Raises OSError."""
         offset = self.layout.offset(node)
         try:
-            write_all(self._disk, self._fd, data, offset)
+            if not (direct and self._direct.write(self._fd, data, offset)):
+                write_all(self._disk, self._fd, data, offset)
         except OSError:
             self._give_back(offset, node.size)
             raise

@@ -20,16 +20,17 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mcfs.fetch.assemble import Assembly
-from mcfs.fetch.batches import TICK, BatchBucket
+from mcfs.fetch.batches import HURRY, TICK, BatchBucket
+from mcfs.fetch.pace import Paces, Trail, source_range
 from mcfs.fetch.window import Window
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import BadDatagram, BadNode, Gone, NotAvailable, TimedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mcfs.protocol.ids import Group, Host, Node
 
@@ -54,8 +55,28 @@ MAX_PENALTY: Final = 60.0
 MAX_PENALISED: Final = 256
 ROUNDS: Final = 3
 """Of a server that sends everything round and round, after which a node that lacks symbols fails."""
+SLOW_SECONDS: Final = 0.4
+"""Of a slow class that an origin may have joined and not received: more than a few changes of membership take. What is
+joined too early comes too late for somebody, and holds up what is needed sooner."""
 HOLD_VALID: Final = 0.5
 """Seconds for which what a beacon said of holding is believed; there is one every 40 ms."""
+
+
+class Collected(Protocol):
+    """What has come of a node from one source: an `Assembly`, or what stands for it where no bytes are moved."""
+
+    @property
+    def t(self) -> int: ...
+
+    @property
+    def missing(self) -> int:
+        """Bytes that have still to come, at least."""
+        ...
+
+    def data(self) -> memoryview | None: ...
+
+
+NEVER: Final = float("-inf")
 
 
 class State(Enum):
@@ -73,6 +94,8 @@ class Limits:
     max_groups: int = DEFAULT_MAX_GROUPS
     max_bytes: int = 16 << 20
     """Bytes joined and not yet received: half of the receive buffer."""
+    hurry: float = HURRY
+    """Seconds between a batch of changes and one that somebody waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +130,10 @@ class _Origin:
 
     nodes: int = 0
     joined: int = 0
+    missing: int = 0
+    """Bytes that are joined and have not come."""
+    pace: int = 0
+    """The class of its channels, but those that were joined before a change."""
     name: bytes = b""
     last_heard: float = float("-inf")
     silence: float = SILENCE
@@ -127,14 +154,18 @@ class _Fetch:
     wanted_at: float
     length: int
     state: State = State.QUEUED
-    joined_at: float = 0.0
+    joined_at: float = NEVER
     last_new: float = float("-inf")
     patience: float = NODE_SILENCE
     not_before: float = float("-inf")
-    assemblies: dict[Host, Assembly] = field(default_factory=dict)
+    assemblies: dict[Host, Collected] = field(default_factory=dict)
     missing: int = 0
     last_named: float = float("-inf")
     """When a beacon named it."""
+    awaited: bool = False
+    """Whether somebody waits for it; what is urgent may also be about to be sent for others."""
+    trail: Trail | None = None
+    """What has come of the pass that is being received."""
     filled: bool = False
     """Whether the window was in use when it was joined."""
 
@@ -156,6 +187,8 @@ class Fetcher:
     def __init__(self, limits: Limits) -> None:
         self.counters = FetchCounters()
         self.limits = limits
+        self.paces = Paces(limits.max_bytes)
+        self._trails: dict[_Fetch, None] = {}
         self._window = Window(limits.max_bytes)
         self._fetches: dict[Group, _Fetch] = {}
         self._by_node: dict[Node, _Fetch] = {}
@@ -168,7 +201,7 @@ class Fetcher:
         self._queued_bytes = 0
         self._hold = 0.0
         self._hold_until = float("-inf")
-        self._bucket = BatchBucket()
+        self._bucket = BatchBucket(hurry=limits.hurry)
         self._origins: dict[bytes, _Origin] = {}
         self._periods: dict[bytes, float] = {}
         self._events: deque[Event] = deque()
@@ -178,8 +211,8 @@ class Fetcher:
 
     # --- what is wanted ---
 
-    def want(self, node: Node, group: Group, origin: bytes, *, urgent: bool, now: float) -> None:
-        """Fetch a node; wanting it again may make it urgent."""
+    def want(self, node: Node, group: Group, origin: bytes, *, urgent: bool, now: float, awaited: bool = False) -> None:
+        """Fetch a node; wanting it again may make it urgent, and `awaited`: then it is joined as soon as may be."""
         fetch = self._by_node.get(node)
         if fetch is None:
             fetch = self._new_fetch(node, group, origin, urgent, now)
@@ -188,6 +221,7 @@ class Fetcher:
             if fetch.state is State.QUEUED:
                 self._unqueue(fetch)
                 self._enqueue(fetch)
+        fetch.awaited = fetch.awaited or awaited
 
     def unwant(self, node: Node, *, now: float) -> None:
         fetch = self._by_node.get(node)
@@ -240,6 +274,7 @@ class Fetcher:
         """An origin is there. With a `period`, in seconds, its server sends everything round and round: what is wanted
         may come as late as that, and joining it anew is of no use."""
         if period:
+            self.paces.rounds(origin)
             self._periods[origin] = period
         else:
             self._periods.pop(origin, None)
@@ -263,36 +298,69 @@ class Fetcher:
         fetch = self._fetches.get(group)
         return fetch.origin.name if fetch is not None else None
 
+    def repace(self, group: Callable[[Node, int], Group], *, now: float) -> None:
+        """Go on in the classes that fit now; `group` is the channel of a node in a class. To a slower class everything
+        moves; to a faster one only what is not joined, as a class that is left begins a pass anew in the other."""
+        for origin in self._origins.values():
+            if origin.pace != self.paces.pace(origin.name):
+                self._move(origin, group, now)
+
     # --- what comes ---
 
     def receive(self, group: Group, source: Host, datagrams: fec.Symbols, *, now: float) -> bytes | None:
-        """Datagrams uint8[n, size] that came in one channel from one source. Returns the body of a `gone`, if it is
-        one: the caller checks its signature and then calls `gone`."""
-        fetch = self._fetches.get(group)
+        """Datagrams uint8[n, size] or [m, n, size] that came in one channel from one source. Returns the body of a
+        `gone`, if it is one: the caller checks its signature and then calls `gone`."""
+        fetch, size = self._fetches.get(group), datagrams.shape[-1]
+        count = datagrams.size // max(1, size)
         if fetch is None:
-            self.counters.foreign_datagrams += len(datagrams)
+            self.counters.foreign_datagrams += count
             return None
-        if datagrams.shape[1] > 1 and datagrams[0, 1] == wire.GONE:
-            return bytes(datagrams[0])
+        if size > 1 and datagrams[..., 1].flat[0] == wire.GONE:
+            return bytes(datagrams.reshape(-1, size)[0])
         try:
             run = wire.symbol_run_untrusted(datagrams, fetch.length)
         except BadDatagram:
-            self.counters.bad_datagrams += len(datagrams)
+            self.counters.bad_datagrams += count
             return None
-        self.counters.bad_datagrams += len(datagrams) - len(run.esis)
+        self.counters.bad_datagrams += count - len(run.esis)
         self._symbols(fetch, source, run, now)
         return None
 
-    def queued(self, groups: Iterable[Group], *, now: float) -> None:
-        """The server says that these channels are about to be served: those who wait for them need not worry."""
+    def counted(
+        self,
+        group: Group,
+        source: Host,
+        collected: Collected,
+        *,
+        came: int,
+        new: int,
+        seen: tuple[int, int, int] | None = None,
+        now: float,
+    ) -> None:
+        """As `receive`, for a caller that keeps account of the symbols by itself (mcfs.simulate): so many came, of
+        which so many were new; `seen` is what `source_range` gives."""
+        fetch = self._fetches.get(group)
+        if fetch is None:
+            self.counters.foreign_datagrams += came
+        elif fetch.state is not State.DONE and not self._set_aside(source, now):
+            fetch.assemblies[source] = collected
+            self._trace(fetch, seen, came, collected.t, now)
+            self._count(fetch, source, collected, came, new, now)
+
+    def queued(self, groups: Iterable[Group], *, now: float) -> bool:
+        """The server says that these channels are about to be served: those who wait for them need not worry. Returns
+        whether one of them is waited for here."""
+        found = False
         for group in groups:
             fetch = self._fetches.get(group)
             if fetch is not None and fetch.state is State.JOINED:
                 fetch.last_named = fetch.origin.last_heard = now
                 fetch.origin.silence = SILENCE
+                found = True
+        return found
 
     def held(self, seconds: float, *, now: float) -> None:
-        """The server says that it holds new channels for so long: that is no queue."""
+        """The server says that it holds new channels of our class for so long: that is no queue."""
         self._hold, self._hold_until = seconds, now + HOLD_VALID
 
     def gone(self, group: Group, *, now: float) -> None:
@@ -324,7 +392,7 @@ class Fetcher:
 
     def changes(self, *, now: float) -> Changes | None:
         """The batch to make now, if there is one and its time has come."""
-        if not self._change_due(now) or not self._bucket.take(now):
+        if not self._change_due(now) or not self._bucket.take(now, hurried=self._is_awaited(now)):
             return None
         leaves = tuple(self._leaves)
         self._joined.difference_update(leaves)
@@ -355,16 +423,17 @@ class Fetcher:
         if self._leaves or any(g not in self._joined for g in self._held):
             times.append(self._change_at(now))
         elif any(True for _ in self._admitted(now, set())):
-            times.append(self._bucket.ready_at(now))
+            times.append(self._bucket.ready_at(now, hurried=self._is_awaited(now)))
         return min(times, default=None)
 
     def handle_timeout(self, *, now: float) -> None:
-        """Deadlines and silence; looks at all fetches at most once a tick."""
+        """Deadlines, silence and pace classes; looks at all fetches at most once a tick."""
         if now < self._checked + TICK:
             return
         if now > self._checked + STALL:
             self._excused = now
         self._checked = now
+        self._look(now)
         for fetch in list(self._by_node.values()):
             self._check_deadline(fetch, now)
         for origin in list(self._origins.values()):
@@ -375,7 +444,10 @@ class Fetcher:
     # --- inside: life of a fetch ---
 
     def _new_fetch(self, node: Node, group: Group, origin: bytes, urgent: bool, now: float) -> _Fetch:
-        known = self._origins.setdefault(origin, _Origin(name=origin, period=self._periods.get(origin, 0.0)))
+        known = self._origins.get(origin)
+        if known is None:
+            known = _Origin(name=origin, period=self._periods.get(origin, 0.0), pace=self.paces.pace(origin))
+            self._origins[origin] = known
         if known.nodes == 0:
             known.active_since = now
         known.nodes += 1
@@ -398,19 +470,26 @@ class Fetcher:
 
     def _join(self, fetch: _Fetch, now: float) -> Group:
         self._unqueue(fetch)
+        if fetch.joined_at == NEVER:  # as long as it was queued, what its origin received was a sign of life
+            fetch.last_named = max(fetch.last_named, fetch.origin.last_heard)
         fetch.state, fetch.joined_at = State.JOINED, now
         fetch.filled = self._outstanding >= self.window // 2
         if fetch.origin.joined == 0 and fetch.origin.last_heard < now - SILENCE:
             fetch.origin.active_since = now
         fetch.origin.joined += 1
-        fetch.missing = min((a.missing for a in fetch.assemblies.values()), default=fetch.length)
-        self._outstanding += fetch.missing
+        fetch.trail = None
+        self._lacks(fetch, min((a.missing for a in fetch.assemblies.values()), default=fetch.length))
         return fetch.group
 
     def _unjoin(self, fetch: _Fetch) -> None:
         fetch.origin.joined -= 1
-        self._outstanding -= fetch.missing
-        fetch.missing = 0
+        self._lacks(fetch, 0)
+
+    def _lacks(self, fetch: _Fetch, missing: int) -> None:
+        """Of a channel that is joined so many bytes have still to come."""
+        self._outstanding += missing - fetch.missing
+        fetch.origin.missing += missing - fetch.missing
+        fetch.missing = missing
 
     def _leave(self, group: Group, now: float) -> None:
         self._leaves.setdefault(group, now)
@@ -432,20 +511,36 @@ class Fetcher:
     def _symbols(self, fetch: _Fetch, source: Host, run: wire.SymbolRun, now: float) -> None:
         if fetch.state is State.DONE or self._set_aside(source, now):
             return
-        assembly = self._assembly(fetch, source, run.symbols.shape[1])
+        assembly = self._assembly(fetch, source, run.symbols.shape[-1])
         if assembly is None:
             return
-        new = assembly.add(run)
-        self.counters.symbols += len(run.esis)
-        self.counters.duplicates += len(run.esis) - new
+        t = run.symbols.shape[1]
+        seen = source_range(run.esis, fec.source_symbols(fetch.length, t), contiguous=run.contiguous)
+        self._trace(fetch, seen, len(run.esis), t, now)
+        self._count(fetch, source, assembly, len(run.esis), assembly.add(run), now)
+
+    def _trace(self, fetch: _Fetch, seen: tuple[int, int, int] | None, came: int, t: int, now: float) -> None:
+        """Symbols came, new or not: keep account of what part of the passes arrives."""
+        reception = self.paces.reception(fetch.origin.name)
+        if reception is None:
+            return
+        reception.heard(8 * came * (t + wire.HEADER_SIZE + wire.LINK_OVERHEAD), now=now)
+        if seen is None or fetch.state is not State.JOINED or fetch.joined_at < reception.changed_at:
+            return
+        if fetch.trail is None:
+            fetch.trail = Trail(now, now)
+            self._trails[fetch] = None
+        fetch.trail.add(*seen, now=now)
+
+    def _count(self, fetch: _Fetch, source: Host, collected: Collected, came: int, new: int, now: float) -> None:
+        self.counters.symbols += came
+        self.counters.duplicates += came - new
         if not new:
             return
         self._progress(fetch, now)
         if fetch.state is State.JOINED:
-            missing = min(fetch.missing, assembly.missing)
-            self._outstanding -= fetch.missing - missing
-            fetch.missing = missing
-        data = assembly.data()
+            self._lacks(fetch, min(fetch.missing, collected.missing))
+        data = collected.data()
         if data is not None:
             self._done(fetch, data, source, now)
 
@@ -466,7 +561,7 @@ class Fetcher:
 
     def _assembly(self, fetch: _Fetch, source: Host, t: int) -> Assembly | None:
         assembly = fetch.assemblies.get(source)
-        if assembly is not None and assembly.t == t:
+        if isinstance(assembly, Assembly) and assembly.t == t:
             return assembly
         if t != fec.symbol_size(fetch.length, t):
             self.counters.bad_datagrams += 1
@@ -475,8 +570,55 @@ class Fetcher:
             # Who has sent least gives way: a liar who keeps the server out has to send as much as it does.
             least = max(fetch.assemblies, key=lambda host: fetch.assemblies[host].missing)
             del fetch.assemblies[least]
-        fetch.assemblies[source] = Assembly(fetch.length, t)
-        return fetch.assemblies[source]
+        fetch.assemblies[source] = assembly = Assembly(fetch.length, t)
+        return assembly
+
+    # --- inside: pace classes ---
+
+    def _look(self, now: float) -> None:
+        """Tell the passes that are over, and hear whether the classes still fit."""
+        for fetch in list(self._trails):
+            trail = fetch.trail
+            if trail is not None and fetch.state is State.JOINED and not trail.is_over(now):
+                continue
+            reception = self.paces.reception(fetch.origin.name)
+            if trail is not None and reception is not None and fetch.joined_at >= reception.changed_at:
+                reception.passed(trail)
+            del self._trails[fetch]
+            fetch.trail = None
+        if self.paces.look(smallest=self._window.is_smallest, now=now):
+            self._window.overrun()
+
+    def _move(self, origin: _Origin, group: Callable[[Node, int], Group], now: float) -> None:
+        before, origin.pace = origin.pace, self.paces.pace(origin.name)
+        slower = origin.pace > before
+        if slower:
+            self._window.slower()
+        # In the order of the file: the first of them will be needed first, whatever others were sent meanwhile.
+        for fetch in sorted(self._by_node.values(), key=lambda fetch: (-fetch.node.level, fetch.node.index)):
+            if fetch.origin is origin and (fetch.state is State.QUEUED or (slower and fetch.state is State.JOINED)):
+                self._move_to(fetch, group(fetch.node, origin.pace), now)
+
+    def _move_to(self, fetch: _Fetch, group: Group, now: float) -> None:
+        """What has come stays of use: the symbols of all classes are the same."""
+        if fetch.state is State.JOINED:
+            self._unjoin(fetch)
+            self._leave(fetch.group, now)
+            fetch.joined_at = NEVER
+        self._unqueue(fetch)
+        del self._fetches[fetch.group]
+        fetch.group = group
+        self._fetches[group] = fetch
+        self._requeue(fetch)
+
+    def _has_room(self, fetch: _Fetch, taken: int) -> bool:
+        """Whether its origin's class, if it is a slow one, would bring it soon; `taken` bytes are to be joined with
+        it."""
+        reception = self.paces.reception(fetch.origin.name)
+        if reception is None or reception.pace == 0:
+            return True
+        under_way = fetch.origin.missing + taken
+        return under_way == 0 or under_way + fetch.length <= reception.rate / 8 / 2**reception.pace * SLOW_SECONDS
 
     # --- inside: membership ---
 
@@ -491,7 +633,11 @@ class Fetcher:
         waits = [t + TICK for t in self._leaves.values()] if not any(g not in self._joined for g in self._held) else []
         if waits and any(True for _ in self._admitted(now, set(self._leaves))):
             waits.append(now)
-        return max(self._bucket.ready_at(now), min(waits, default=now))
+        return max(self._bucket.ready_at(now, hurried=self._is_awaited(now)), min(waits, default=now))
+
+    def _is_awaited(self, now: float) -> bool:
+        """Whether somebody waits for what may be joined now."""
+        return any(fetch.awaited for fetch in self._admitted(now, set(self._leaves)))
 
     def _admitted(self, now: float, left: set[Group]) -> Iterator[_Fetch]:
         """Queued fetches that may be joined now, urgent ones first.
@@ -501,6 +647,7 @@ class Fetcher:
         places = self.limits.max_groups - (len(self._joined - left) - sum(g in self._joined for g in self._held))
         room = self.limits.max_bytes - self._outstanding
         taken: dict[_Origin, int] = {}
+        bytes_taken: dict[_Origin, int] = {}
         for fetch in (*self._urgent, *self._queue):
             if places <= 0:
                 return
@@ -511,8 +658,11 @@ class Fetcher:
                 continue
             if fetch.length > room and (room < self.limits.max_bytes or taken):
                 return
+            if not self._has_room(fetch, bytes_taken.get(fetch.origin, 0)):
+                continue
             places, room = places - 1, room - fetch.length
             taken[fetch.origin] = taken.get(fetch.origin, 0) + 1
+            bytes_taken[fetch.origin] = bytes_taken.get(fetch.origin, 0) + fetch.length
             yield fetch
 
     @staticmethod

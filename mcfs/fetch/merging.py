@@ -14,7 +14,7 @@ from mcfs.protocol.addressing import Addresser, addresser_of, tag_of
 from mcfs.protocol.ids import Group, Node, ObjectRef
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 MAX_FOLLOWED: Final = 1024
 """Objects: open files and the packs of the tree that is being copied."""
@@ -59,14 +59,19 @@ class Followed:
                 object_, addresser, origin, blocks.start, blocks.stop, now + seconds
             )
 
-    def wanted(self, groups: Iterable[Group], *, now: float) -> Iterator[tuple[Node, bytes]]:
-        """Nodes, with their origins, behind those of the named groups that are followed."""
+    def wanted(
+        self, groups: Iterable[Group], pace: Callable[[bytes], int], *, now: float
+    ) -> Iterator[tuple[Node, bytes]]:
+        """Nodes, with their origins, behind those of the named groups that are followed, in the class in which the
+        origin is received: what is sent in another one does not come here."""
         for group in groups:
             followed = self._by_tag.get(tag_of(group))
             if followed is None or followed.until < now:
                 continue
             at = followed.addresser.coordinate(group)
-            if at is not None and at.kind == 0 and followed.first <= at.index < followed.stop:
+            if at is None or at.kind != 0 or at.pace != pace(followed.origin):
+                continue
+            if followed.first <= at.index < followed.stop:
                 yield Node(followed.object, 0, at.index), followed.origin
 
     def _prune(self, now: float) -> None:

@@ -31,6 +31,8 @@ MAX_ADDRESSERS: Final = 1024
 MAX_UNWRITTEN: Final = 128 << 20
 """Bytes waiting for the cache's writer. Past this blocks are handed out but not kept: the disk is slower than the
 network, and readers matter more."""
+DIRECT_UNWRITTEN: Final = 16 << 20
+"""Bytes waiting past which the page cache has to help the disk."""
 RETRY: Final = 1.0
 """Seconds after a time-out in which asking for the node again fails at once: the kernel reads twice what failed."""
 MAX_TIMED_OUT: Final = 256
@@ -45,6 +47,8 @@ class NodeCache(Protocol):
     def has(self, node: Node) -> bool: ...
 
     def load(self, node: Node) -> memoryview | None: ...
+
+    def load_at_once(self, node: Node) -> memoryview | None: ...
 
     def drop(self, node: Node) -> None: ...
 
@@ -68,11 +72,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Write this node to the cache: answer with `stored`. `hole` says that it is all zeros."""
+    """Write this node to the cache: answer with `stored`."""
 
     node: Node
     data: Buffer
     hole: bool = False
+    """It is all zeros."""
+    direct: bool = False
+    """The disk keeps up, so it need not go through the page cache."""
 
 
 @dataclass(slots=True, eq=False)
@@ -80,6 +87,8 @@ class _Pending:
     node: Node
     origin: bytes
     urgent: bool
+    awaited: bool = False
+    """Somebody waits for it."""
     loading: bool = False
     rejections: int = 0
     unverified: Assembled | None = None
@@ -99,8 +108,11 @@ class NodeTree:
         is_down: Callable[[bytes], bool],
         pace: Callable[[bytes], int],
         memory_bytes: int = MEMORY_BYTES,
+        verify: Callable[[Node, Buffer, Digest], None] = merkle.verify_node,
     ) -> None:
-        """`is_down` says of an origin that asking it is in vain now, `pace` which of its pace classes fits us."""
+        """`is_down` says of an origin that asking it is in vain now, `pace` which of its pace classes fits us. `verify`
+        is for simulations, where nodes have no bytes."""
+        self._check = verify
         self._is_down = is_down
         self._pace = pace
         self._fetcher = fetcher
@@ -131,9 +143,9 @@ class NodeTree:
         pending = self._pending.get(node)
         if pending is None:
             pending = self._pending[node] = _Pending(node, origin, urgent or first)
-        elif not urgent or pending.urgent:
+        elif not urgent or pending.awaited:
             return None
-        pending.urgent = pending.urgent or urgent
+        pending.urgent, pending.awaited = pending.urgent or urgent, urgent
         self._pursue(pending, now)
         return self._in_memory(node)
 
@@ -246,11 +258,25 @@ class NodeTree:
             self._store(node, bytes(node.size), hole=True)
             self._finish(pending, bytes(node.size), now)
         elif self._cache.has(node):
-            if not pending.loading:
+            if not pending.loading and not self._load_at_once(pending, digest, now):
                 pending.loading = True
                 self._loads.append(Load(node, digest))
         else:
             self._fetch(pending, now)
+
+    def _load_at_once(self, pending: _Pending, digest: Digest, now: float) -> bool:
+        """Read and check what need not wait for the disk: 1.9 GB/s, and 1.5 by way of a thread."""
+        data = self._cache.load_at_once(pending.node)
+        if data is None:
+            return False
+        try:
+            merkle.verify_node(pending.node, data, digest)
+        except BadNode:
+            self._cache.drop(pending.node)
+            self._fetch(pending, now)
+        else:
+            self._finish(pending, data, now)
+        return True
 
     def _fetch(self, pending: _Pending, now: float) -> None:
         node, origin = pending.node, pending.origin
@@ -261,7 +287,8 @@ class NodeTree:
             self._fail(pending, TimedOut("nothing was heard just now"), now)
             return
         group = self.group(node, self._pace(origin))
-        self._fetcher.want(node, group, origin, urgent=pending.urgent or node.level > 0, now=now)
+        urgent = pending.urgent or node.level > 0
+        self._fetcher.want(node, group, origin, urgent=urgent, awaited=pending.awaited, now=now)
 
     def _ask_for_parent(self, pending: _Pending, now: float) -> None:
         parent = pending.node.parent()
@@ -292,7 +319,7 @@ class NodeTree:
         if data is None or digest is None:
             return None
         try:
-            merkle.verify_node(node, data, digest)
+            self._check(node, data, digest)
         except BadNode:
             self._cache.drop(node)
             return None
@@ -307,7 +334,7 @@ class NodeTree:
     def _verify(self, pending: _Pending, event: Assembled, digest: Digest, now: float) -> None:
         pending.unverified = None
         try:
-            merkle.verify_node(event.node, event.data, digest)
+            self._check(event.node, event.data, digest)
         except BadNode as error:
             pending.rejections += 1
             self._fetcher.reject(event.node, event.source, now=now)
@@ -320,8 +347,8 @@ class NodeTree:
 
     def _store(self, node: Node, data: Buffer, *, hole: bool = False) -> None:
         if self._unwritten + len(data) <= MAX_UNWRITTEN:
+            self._stores.append(Store(node, data, hole, direct=self._unwritten < DIRECT_UNWRITTEN))
             self._unwritten += len(data)
-            self._stores.append(Store(node, data, hole))
             self._writing[node] = data
 
     def _finish(self, pending: _Pending, data: Buffer, now: float) -> None:

@@ -36,3 +36,15 @@ class Window:
             self._size = max(MIN, self._size - node_size)
         elif delay < SHORT and filled:
             self._size = min(self._limit, self._size + node_size / 2)
+
+    def overrun(self) -> None:
+        """What came was more than the receive buffer took."""
+        self._size = max(MIN, self._size * 3 / 4)
+
+    def slower(self) -> None:
+        """The server sends in a slower class from now on: begin at the least, as queues are long there."""
+        self._size = MIN
+
+    @property
+    def is_smallest(self) -> bool:
+        return self._size <= MIN

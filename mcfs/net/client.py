@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from mcfs.fetch.ahead import ReadAhead
+from mcfs.fetch.batches import hurry
 from mcfs.fetch.cache import Cache
 from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, Limits
-from mcfs.fetch.merging import Followed
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
 from mcfs.fetch.shares import ShareTable
+from mcfs.net.kernel import jiffy
 from mcfs.net.linkwatch import follow
 from mcfs.net.loader import WorkerPool
 from mcfs.net.memberships import Memberships
@@ -34,10 +36,10 @@ from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, 
 from mcfs.protocol.beacon import decode_beacon_untrusted
 from mcfs.protocol.catalog import MAX_LISTING_SIZE, Entry, FileEntry, Listing, decode_listing_untrusted
 from mcfs.protocol.errors import BadDatagram, BadNode, BadObject, NotAvailable, TimedOut
-from mcfs.protocol.ids import PACE_CLASSES, Group, Node, ObjectRef
+from mcfs.protocol.ids import Group, Node, ObjectRef
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from pathlib import Path
 
     from mcfs.net.interfaces import Interface
@@ -48,6 +50,10 @@ log = logging.getLogger(__name__)
 
 TURN: Final = 0.004
 """Seconds of receiving after which leaves, deadlines and FUSE replies get their turn."""
+FEW: Final = 256 << 10
+GATHER: Final = 0.001
+"""When less than FEW bytes have come, the next are looked for after so many seconds: each look costs as much as 30
+datagrams, and one for every datagram took 90 % of a core at 100 Mbit/s."""
 MAX_LISTING_BYTES: Final = 32 << 20
 """Encoded bytes of the listings that are kept decoded."""
 CONTROL_RATE: Final = 200
@@ -55,12 +61,8 @@ CONTROL_RATE: Final = 200
 BEACON_RATE: Final = 500
 """Beacons a second that are looked at, of all shares: 20 shares in use."""
 CACHE_READERS: Final = 2
-PACE_SLACK: Final = 0.004
-"""Seconds that a slow reader may be away from its socket: what the server sends meanwhile must fit its buffer."""
 TREE_SECONDS: Final = 30.0
 """How long after the last file was opened the next ones of the tree, as far as they were looked at, count as wanted."""
-STREAM_SECONDS: Final = 2.0
-"""How long after its last read a file counts as being read."""
 INLINE_DECODE: Final = 128 << 10
 
 
@@ -121,9 +123,12 @@ class Client:
             max_wait=settings.max_wait,
             max_groups=settings.max_groups,
             max_bytes=self._receiver.usable,
+            hurry=hurry(jiffy()),
         )
         self._fetcher = Fetcher(limits)
-        self._tree = NodeTree(self._fetcher, self._cache, settings.scope, is_down=self._is_down, pace=self._pace)
+        self._tree = NodeTree(
+            self._fetcher, self._cache, settings.scope, is_down=self._is_down, pace=self._fetcher.paces.pace
+        )
         self._waiters: dict[Node, _Waiter] = {}
         self._memberships = Memberships(self._receiver, self._fetcher, self._shares, settings.interfaces)
         self._listings: OrderedDict[ObjectRef, tuple[Entry, ...]] = OrderedDict()
@@ -133,12 +138,10 @@ class Client:
         self._token: trio.lowlevel.TrioToken | None = None
         self._control_budget = _Budget(CONTROL_RATE)
         self._beacon_budget = _Budget(BEACON_RATE)
-        self._paces: dict[bytes, int] = {}
         self._followers = TreeFollowers()
-        self._followed = Followed()
         self._readers: WorkerPool[Load, tuple[Load, Buffer | None]] | None = None
         self._writer: WorkerPool[Store, Store] | None = None
-        self._streams: dict[FileReader | TreeFollower, float] = {}
+        self._ahead = ReadAhead(self._fetcher, self._tree)
         self._top_up_due = False
 
     # --- Backend ---
@@ -227,7 +230,7 @@ class Client:
     def follow(self, object_: ObjectRef, blocks_ahead: range, share: bytes) -> None:
         """These blocks will be wanted: take them when they are sent for others."""
         if blocks_ahead:
-            self._followed.follow(object_, blocks_ahead, share, now=self._clock())
+            self._ahead.followed.follow(object_, blocks_ahead, share, now=self._clock())
 
     def _follow_tree(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> None:
         """If files are opened one after the other, the next ones are wanted too."""
@@ -236,18 +239,18 @@ class Client:
             return
         now = self._clock()
         for object_, known in follower.draw():
-            self._followed.follow(object_, known, share, now=now, seconds=TREE_SECONDS)
+            self._ahead.followed.follow(object_, known, share, now=now, seconds=TREE_SECONDS)
         self.stream(follower)
 
     def stream(self, reader: FileReader | TreeFollower) -> None:
         """A file, or a tree, is being read: fetch ahead of this reader until it stops."""
-        self._streams[reader] = self._clock() + STREAM_SECONDS
+        self._ahead.stream(reader, now=self._clock())
         if not self._top_up_due:
             self._top_up_due = True
             self._wake.set()
 
     def end_stream(self, reader: FileReader) -> None:
-        self._streams.pop(reader, None)
+        self._ahead.end(reader)
 
     @property
     def window(self) -> int:
@@ -336,21 +339,24 @@ class Client:
     async def _receive_loop(self) -> None:
         while True:
             await trio.lowlevel.wait_readable(self._receiver.socket)
-            end = self._clock() + TURN
-            while (runs := self._receiver.receive()) is not None:
+            end, few = self._clock() + TURN, False
+            while not few and (runs := self._receiver.receive()) is not None:
                 now = self._clock()
                 for run in runs:
                     self._received(run, now)
                 self._pump(now)
+                few = sum(run.datagrams.nbytes for run in runs) < FEW
                 if now > end:
                     break
-            await trio.lowlevel.checkpoint()
+            await trio.sleep(GATHER if few else 0)
 
     async def _time_loop(self) -> None:
         while True:
             now = self._clock()
             self._wake = trio.Event()
+            self._fetcher.paces.dropped(self._receiver.kernel_drops())
             self._fetcher.handle_timeout(now=now)
+            self._fetcher.repace(self._tree.group, now=now)
             self._memberships.repeat(now=now)
             self._pump(now)
             due = self._next_timeout(self._clock())
@@ -378,27 +384,9 @@ class Client:
             self._writer.submit(store)
         for outcome in tree.events():
             self._tell(outcome)
-        self._top_up(now)
-        self._memberships.change(now=now)
-
-    def _top_up(self, now: float) -> None:
-        """Keep the window full: a block of each reader in turn."""
         self._top_up_due = False
-        if self._tree.congested:
-            return
-        streams = [r for r, until in self._streams.items() if r.reading or until > now]
-        if len(streams) < len(self._streams):
-            self._streams = {r: self._streams[r] for r in streams}
-        while streams and self._fetcher.under_way < self._fetcher.window:
-            streams = [reader for reader in streams if self._fetch_ahead(reader, now)]
-
-    def _fetch_ahead(self, reader: FileReader | TreeFollower, now: float) -> bool:
-        node = reader.next_ahead()
-        if node is None:
-            return False
-        if not self._tree.is_pending(node) and not self._tree.holds(node):
-            self._tree.request(node, reader.share, urgent=False, now=now)
-        return True
+        self._ahead.top_up(now=now)
+        self._memberships.change(now=now)
 
     def _tell(self, outcome: Ready | Failed) -> None:
         waiter = self._waiters.pop(outcome.node, None)
@@ -421,15 +409,15 @@ class Client:
             self._gone(run.group, gone, now)
 
     def _control(self, run: Run, now: float) -> None:
-        for row in run.datagrams:
+        for row in run.rows():
             try:
                 datagram = row.tobytes()
                 kind, body = wire.control_untrusted(datagram)
                 if kind == wire.ANNOUNCEMENT and self._control_budget.take(now):
                     self._announced(decode_announcement_untrusted(body), run, now)
                 elif kind == wire.BEACON and self._beacon_budget.take(now):
-                    self._beacon(decode_beacon_untrusted(body, run.group[:2]), now)
-                    self._fetcher.held(wire.hold_untrusted(datagram), now=now)
+                    groups = decode_beacon_untrusted(body, run.group[:2])
+                    self._ahead.named(groups, wire.hold_untrusted(datagram), now=now)
             except BadDatagram:
                 self._fetcher.counters.bad_datagrams += 1
 
@@ -440,20 +428,11 @@ class Client:
             self._news = trio.Event()
         share = self._shares.get(announcement.name)
         if share is not None and share.last_heard == now:
+            if announcement.addresses:
+                server = announcement.addresses[0]
+                self._fetcher.paces.announced(announcement.name, server, announcement.rate, now=now)
             self._fetcher.announced(announcement.name, share.period, now=now)
-
-    def _beacon(self, groups: Sequence[Group], now: float) -> None:
-        """Take what is sent for others and will be needed here, with half of the free places."""
-        self._fetcher.queued(groups, now=now)
-        if self._tree.congested:
-            return
-        places = (self._fetcher.limits.max_groups - self._fetcher.groups) // 2
-        for node, origin in self._followed.wanted(groups, now=now):
-            if places <= 0:
-                break
-            if not self._tree.is_pending(node) and not self._tree.holds(node):
-                self._tree.request(node, origin, urgent=False, first=True, now=now)
-                places -= 1
+            self._tell_pace(announcement.name)
 
     def _gone(self, group: Group, datagram: bytes, now: float) -> None:
         if not self._control_budget.take(now):
@@ -485,20 +464,19 @@ class Client:
     def _is_down(self, origin: bytes) -> bool:
         return self._shares.is_down(origin, self._fetcher.last_heard(origin), now=self._clock())
 
-    def _pace(self, origin: bytes) -> int:
-        """The pace class whose datagrams of a few milliseconds fit the receive buffer; chosen once per share."""
-        pace = self._paces.get(origin)
-        if pace is None:
-            share = self._shares.get(origin)
-            pace = pace_class(share.announcement.rate if share else 0, self._fetcher.limits.max_bytes)
-            self._paces[origin] = pace
-            if pace:
-                log.warning(
-                    "the receive buffer is small, so data come at 1/%d of the rate (sysctl net.core.rmem_max=%d)",
-                    2**pace,
-                    64 << 20,
-                )
-        return pace
+    def _tell_pace(self, name: bytes) -> None:
+        """Say in which pace class data come from the server of a share, and why, when that has changed."""
+        reception = self._fetcher.paces.reception(name)
+        if reception is None or reception.pace == reception.told:
+            return
+        told, reception.told = reception.told, reception.pace
+        share = name.decode(errors="backslashreplace")
+        if not reception.reason:
+            hint = f"the receive buffer is small (sysctl net.core.rmem_max={64 << 20})"
+            log.warning("%s: %s, so data come at 1/%d of the rate", share, hint, 2**reception.pace)
+        else:
+            text = "%s: data come at 1/%d of the rate now, before at 1/%d: %s"
+            log.info(text, share, 2**reception.pace, 2**told, reception.reason)
 
     # --- threads ---
 
@@ -521,7 +499,7 @@ class Client:
             if store.hole:
                 self._cache.store_hole(store.node)
             else:
-                self._cache.store(store.node, store.data)
+                self._cache.store(store.node, store.data, direct=store.direct)
         except Exception:
             log.exception("writing the cache failed")
         return store
@@ -533,14 +511,6 @@ class Client:
 
     def _set_wake(self) -> None:
         self._wake.set()
-
-
-def pace_class(rate: int, max_bytes: int) -> int:
-    """The fastest pace class at which PACE_SLACK seconds of data fit into `max_bytes`."""
-    for pace in range(PACE_CLASSES - 1):
-        if rate / 8 / 2**pace * PACE_SLACK <= max_bytes:
-            return pace
-    return PACE_CLASSES - 1
 
 
 class FileReader:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from mcfs.fetch.pace import pace_class
 from mcfs.fetch.probe import Tally
 from mcfs.net import kernel
-from mcfs.net.client import pace_class
 from mcfs.net.facts import Facts, LinkFacts, ProbeFacts, QuerierHeard, RouterHeard, ShareHeard
 from mcfs.net.interfaces import Choice, Interface, list_interfaces, select
 from mcfs.net.listeners import ReportReader
@@ -184,14 +184,15 @@ class _Examination:
         watch = self._by_index.get(run.ifindex)
         if watch is None:
             return
-        watch.datagrams += len(run.datagrams)
+        rows = run.rows()
+        watch.datagrams += len(rows)
         if run.group in watch.controls:
             self._announced(run, watch, now)
         elif (tally := self._probes.get((run.ifindex, run.group))) is not None:
-            tally.receive(run.source, run.datagrams, now=now)
+            tally.receive(run.source, rows, now=now)
 
     def _announced(self, run: Run, watch: _Watch, now: float) -> None:
-        for row in run.datagrams:
+        for row in run.rows():
             if self._checked >= MAX_CHECKED:
                 return
             with contextlib.suppress(BadDatagram):

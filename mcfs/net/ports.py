@@ -268,6 +268,7 @@ def _heard(link: Link) -> dict[str, int]:
     return {
         "source_symbols": sent.source_symbols,
         "repair_symbols": sent.repair_symbols,
+        "slow_symbols": sent.slow_symbols,
         "passes": sent.passes,
         "reports": heard.reports,
         "joins": heard.joins,

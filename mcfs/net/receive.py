@@ -64,12 +64,17 @@ _libc.recvmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.
 
 
 class Run(NamedTuple):
-    """Datagrams uint8[n, size] that came one after another in one channel; a view that the next batch overwrites."""
+    """Datagrams that came one after another in one channel; a view that the next batch overwrites."""
 
     group: Group
     source: Host
     ifindex: int
     datagrams: Symbols
+    """uint8[n, size], or uint8[m, n, size] if m messages of n datagrams each came one after another."""
+
+    def rows(self) -> Symbols:
+        """uint8[n, size]: a copy if several messages came."""
+        return self.datagrams.reshape(-1, self.datagrams.shape[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +195,8 @@ class Receiver:
         keys = np.empty((n, 10), dtype=np.int64)
         keys[:, :5] = control[rows[:, None], info[:, None] + np.arange(4, 9)]
         keys[:, 5:9] = self._names32[:n, 2:6]
-        # Messages of several datagrams stand alone; those of one are joined with their neighbours of the same size.
-        keys[:, 9] = np.where(lengths > sizes, -1 - rows, sizes)
+        # Messages of as many datagrams of one size each are one run; one whose last datagram is shorter stands alone.
+        keys[:, 9] = np.where(lengths % np.maximum(sizes, 1) == 0, lengths << 32 | sizes, -1 - rows)
         starts = np.flatnonzero(np.any(keys[1:] != keys[:-1], axis=1)) + 1
         bounds = [0, *starts.tolist(), n]
         for first, last in itertools.pairwise(bounds):
@@ -208,6 +213,7 @@ class Receiver:
             yield Run(group, source, ifindex, self._data[first:last, :length])
             return
         whole = length // size
-        yield Run(group, source, ifindex, self._data[first, : whole * size].reshape(whole, size))
+        shape = (last - first, whole, size) if last - first > 1 else (whole, size)
+        yield Run(group, source, ifindex, self._data[first:last, : whole * size].reshape(shape))
         if length % size:
             yield Run(group, source, ifindex, self._data[first : first + 1, whole * size : length])

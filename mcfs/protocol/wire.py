@@ -72,25 +72,31 @@ class SymbolRun:
     length: int
     esis: Esis
     symbols: Symbols
+    """uint8[n, T], or uint8[m, n, T] if m messages of n datagrams each came one after another."""
     contiguous: bool
     """Whether the ESIs count up by one."""
 
+    @property
+    def rows(self) -> Symbols:
+        """uint8[n, T]: a copy if several messages came."""
+        return self.symbols.reshape(-1, self.symbols.shape[-1])
+
 
 def symbol_run_untrusted(datagrams: Symbols, node_size: int) -> SymbolRun:
-    """Check datagrams of one size, uint8[n, size], that came in one channel for a node of `node_size` bytes.
+    """Check datagrams of one size, uint8[n, size] or [m, n, size], of one channel for a node of `node_size` bytes.
 
     Rows that are not what they should be are left out. Raises BadDatagram when none is left. The result is a view.
     """
-    n, size = datagrams.shape
+    size = datagrams.shape[-1]
     t = size - HEADER_SIZE
-    if t < ALIGNMENT or t % ALIGNMENT or -(-node_size // t) > MAX_SOURCE_SYMBOLS or n == 0:
+    if t < ALIGNMENT or t % ALIGNMENT or -(-node_size // t) > MAX_SOURCE_SYMBOLS or datagrams.size == 0:
         raise BadDatagram("symbol size")
-    header = np.ascontiguousarray(datagrams[:, :HEADER_SIZE]).reshape(-1).view(_HEADER_DTYPE)
+    header = np.ascontiguousarray(datagrams[..., :HEADER_SIZE]).reshape(-1).view(_HEADER_DTYPE)
     esis = header["esi"].astype(np.uint32)
     good = (header["start"] == _START) & (header["length"] == node_size) & (esis <= MAX_ESI)
-    symbols = datagrams[:, HEADER_SIZE:]
+    symbols = datagrams[..., HEADER_SIZE:]
     if not good.all():
-        esis, symbols = esis[good], symbols[good]
+        esis, symbols = esis[good], symbols.reshape(-1, t)[good]
         if not len(esis):
             raise BadDatagram("symbol header")
     contiguous = int(esis[-1]) - int(esis[0]) == len(esis) - 1 and bool((np.diff(esis) == 1).all())

@@ -69,6 +69,10 @@ class Holding:
         else:
             self._seconds = max(0.0, self._seconds - HOLD_DOWN)
 
+    def forget(self, host: Host) -> None:
+        """It reads in another pace class now: nobody waits for it here."""
+        self._active.pop(host, None)
+
     def burst(self, number: int) -> None:
         """A channel gets its so-and-so-manyth burst of repair."""
         if number == HIDDEN_JOIN_BURST and self._proxies:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from mcfs.protocol import mld
 from mcfs.protocol.beacon import MAX_CHANNELS, encode_beacon
@@ -46,6 +46,14 @@ OWN_GROUPS_INTERVAL: Final = 0.1
 GROUPS_PER_PROXY: Final = 4096
 """What 64 hosts behind an MLD proxy (RFC 4605) hold, and all that a Linux bridge can: their memberships come in its
 name."""
+
+
+class Beacon(NamedTuple):
+    channel: Group
+    """Of the share: where it goes."""
+    body: bytes
+    hold: float
+    """Seconds for which channels of this class are held."""
 
 
 @dataclass(slots=True)
@@ -285,15 +293,18 @@ class Link:
 
     # --- beacons ---
 
-    def beacons(self, *, now: float) -> list[tuple[Group, bytes]]:
-        """Bodies of beacons that are due, and the channels that they go to."""
+    def beacons(self, *, now: float) -> list[Beacon]:
+        """Those that are due: one for each pace class in use, since clients of one class act on no other."""
         if now < self._beacon_at:
             return []
         self._beacon_at = now + BEACON_INTERVAL
         channels = self.announcer.beacon_channels(self._merging)
-        ahead = self.scheduler.ahead(MAX_CHANNELS) if channels else []
-        body = encode_beacon(ahead)
-        return [(channel, body) for channel in channels] if ahead else []
+        ahead = self.scheduler.ahead(MAX_CHANNELS) if channels else {}
+        return [
+            Beacon(channel, encode_beacon(named), self.scheduler.hold(pace))
+            for pace, named in sorted(ahead.items())
+            for channel in channels
+        ]
 
     # --- time ---
 

@@ -43,7 +43,8 @@ from typing import TYPE_CHECKING, Final
 from mcfs.protocol import fec, wire
 from mcfs.protocol.ids import PACE_CLASSES, Group, Host, Node
 from mcfs.serve.holding import Holding
-from mcfs.serve.pacer import Pacer
+from mcfs.serve.holdoff import HoldOffs
+from mcfs.serve.pacer import ClassPacer
 from mcfs.serve.queues import SMALL_K, URGENT_BURSTS, ChannelState, Kind, LoadedAhead, LoadQueue, Queues, State
 
 if TYPE_CHECKING:
@@ -52,20 +53,18 @@ if TYPE_CHECKING:
     from mcfs.serve.channel import Channel
     from mcfs.serve.payload import Payload, PayloadCache
 
-HOLD_OFF: Final = 0.08
-"""Seconds; more than a tick of 40 ms and the leave's way of up to 24 ms."""
+SLOW_HOLD_OFF: Final = 0.2
+"""Seconds, at least, in slow classes: their readers sit behind ports with long queues (600 kB at 50 Mbit/s: 96 ms)."""
 MAX_HOLD_OFF: Final = 2.5
 REPORT_WAY: Final = 0.015
 """A leave that comes sooner than this after a burst was on its way already: the burst was for nothing."""
-HOLD_OFF_UP: Final = 0.004
-HOLD_OFF_DOWN: Final = 0.0002
-SLOWEST_HOLD_OFF: Final = 0.25
-"""The first hold-off grows for each burst that was for nothing, since readers that are short of CPU leave late, and
-shrinks for each leave that came in time."""
 FIRST_BURST: Final = 0.02
 MIN_BURST: Final = 8
 SHARE_UP: Final = 0.002
 SHARE_DOWN: Final = 0.0004
+SLOW_GAIN: Final = 4
+"""Factor of both steps in slow classes: few nodes are sent there in a second, and a class that does not quite fit its
+reader, whose port drops up to a third of it, needs a large share at once."""
 SHARE_MAX: Final = 0.3
 SHARE_START: Final = 0.005
 GONE_INTERVAL: Final = 1.0
@@ -80,6 +79,9 @@ MODEST_CHANNELS: Final = 128
 a client holds, since leaves may be reported after joins. Otherwise a host that joins all that it can and leaves nothing
 has 256 passes before each one of the others, and these, whose windows follow the wait, stay small: a copy took ten
 times as long."""
+LIGHT_CHANNELS: Final = 4
+"""Channels of one host up to which its passes take turns with all others, whose windows make queues of 50 to 100 ms: a
+page, a block, and what was fetched ahead or is not left yet. Who reads as fast as he can has eight and more."""
 REMEMBERED_REPAIRS: Final = 65536
 RANDOM_REPAIR_START: Final = 256
 """Repair symbols are numbered from K plus a random start, so that a restarted or a second server does not repeat them.
@@ -108,6 +110,8 @@ class Transmission:
 class SendCounters:
     source_symbols: int = 0
     repair_symbols: int = 0
+    slow_symbols: int = 0
+    """Of both kinds, in pace classes other than the fastest."""
     channels_refused: int = 0
     passes: int = 0
     bursts: int = 0
@@ -131,7 +135,7 @@ class Scheduler:
         self.counters = SendCounters()
         self.shares = [max(SHARE_START, min_share)] * PACE_CLASSES
         self._min_share = min_share
-        self._pacer = Pacer(rate)
+        self._pacer = ClassPacer(rate)
         self._payloads = payloads
         self._max_symbol_size = max_symbol_size
         self._repair_start = repair_start
@@ -141,21 +145,21 @@ class Scheduler:
         """Nodes that wait for being loaded, in the order of asking."""
         self._under_way: set[Node] = set()
         self._ahead = LoadedAhead()
-        self._queues = [Queues() for _ in range(PACE_CLASSES)]
-        self._not_before = [0.0] * PACE_CLASSES
+        self._queues = [Queues(slow=pace > 0) for pace in range(PACE_CLASSES)]
         self._timers: list[tuple[float, int, ChannelState]] = []
         self._sequence = 0
         self._repairs: OrderedDict[Node, int] = OrderedDict()
         self._proxies = proxies
         self._channels_of: dict[Host, dict[ChannelState, None]] = {}
-        self._holding = Holding(proxies=proxies)
-        self._hold_off = HOLD_OFF
+        self._holding = [Holding(proxies=proxies) for _ in range(PACE_CLASSES)]
+        """For each pace class: hosts in different ones cannot be served together."""
+        self._hold_offs = HoldOffs()
         self._asks: list[Group] = []
         self._gone: list[Group] = []
 
     def set_rate(self, rate: float) -> None:
         """The link has become faster or slower; bits per second."""
-        self._pacer = Pacer(rate)
+        self._pacer = ClassPacer(rate)
 
     # --- what listeners do ---
 
@@ -164,19 +168,23 @@ class Scheduler:
         state = self._channels.get(channel.group)
         is_new = state is None
         if host != NOBODY:
-            self._holding.joined(host, channel.node, ahead=state is not None and state.is_ahead, now=now)
+            for pace, holding in enumerate(self._holding):
+                if pace != channel.pace:
+                    holding.forget(host)
+            self._holding[channel.pace].joined(host, channel.node, ahead=state is not None and state.is_ahead, now=now)
         if state is None:
             if len(self._channels) >= MAX_CHANNELS:
                 self.counters.channels_refused += 1
                 return
             state = self._open(channel, now)
-        state.marks[host] = state.sent
+        state.marks.pop(host, None)
+        state.marks[host] = state.sent  # the last one in: the others have lower marks
         self._note_channel(host, state)
         state.until = state.sent + state.k
         state.bursts = state.burst = state.unanswered = 0
         if is_new:
             self._prepare(state)
-        if state.state is State.HELD and self._holding.is_complete(len(state.marks)):
+        if state.state is State.HELD and self._holding[channel.pace].is_complete(len(state.marks)):
             self._release(state)
         elif state.state is State.LOADING:
             self._queue_load(state)
@@ -201,11 +209,11 @@ class Scheduler:
         if state is None or state.marks.pop(host, None) is None:
             return
         self._forget_channel(host, state)
-        self._learn_hold_off(state, now)
+        self._learn_hold_off(host, state, now)
         if not state.marks:
             self._close(state)
         else:
-            state.until = max(state.marks.values()) + state.k
+            state.until = next(reversed(state.marks.values())) + state.k
 
     def silence(self, shares: frozenset[bytes]) -> None:
         """Another server sends these shares: drop channels of nothing else, without a word to their listeners."""
@@ -257,21 +265,18 @@ class Scheduler:
     def next(self, now: float) -> Transmission | None:
         """The next burst, or None if there is nothing to send at `now`."""
         self._handle_timers(now)
-        if self._pacer.ready_at(now) > now:
-            return None
         for state in self._candidates(now):
             transmission = self._step(state, now)
             if transmission is not None:
-                self._account(state, transmission, now)
+                self._account(state, transmission)
                 return transmission
         return None
 
     def next_timeout(self, now: float) -> float | None:
         """When `next` may have something; None if only an event from outside can change that."""
         times = [self._timers[0][0]] if self._timers else []
-        waiting = [pace for pace, queues in enumerate(self._queues) if queues]
-        if waiting:
-            times.append(max(self._pacer.ready_at(now), min(self._not_before[pace] for pace in waiting)))
+        if waiting := self._waiting():
+            times.append(self._pacer.ready_at(waiting, now))
         return min(times) if times else None
 
     def asks(self) -> list[Group]:
@@ -317,22 +322,20 @@ class Scheduler:
         """All channels with their listeners."""
         return ((group, state.marks) for group, state in self._channels.items())
 
-    def ahead(self, count: int) -> list[Group]:
-        """Up to `count` groups whose pass is still ahead or has just begun, those that come last first."""
-        found = []
+    def ahead(self, count: int) -> dict[int, list[Group]]:
+        """For each pace class up to `count` groups whose pass is still ahead or has just begun, those that come last
+        first."""
+        found: dict[int, list[Group]] = {}
         for group, state in reversed(self._channels.items()):
-            if state.is_ahead:
-                found.append(group)
-                if len(found) == count:
-                    break
+            if state.is_ahead and len(named := found.setdefault(state.channel.pace, [])) < count:
+                named.append(group)
         return found
 
     # --- inside ---
 
-    @property
-    def hold(self) -> float:
-        """Seconds for which new channels wait for other hosts now, if there are any."""
-        return self._holding.seconds
+    def hold(self, pace: int = 0) -> float:
+        """Seconds for which new channels of a class wait for other hosts now, if there are any."""
+        return self._holding[pace].seconds
 
     def _note_channel(self, host: Host, state: ChannelState) -> None:
         channels = self._channels_of.setdefault(host, {})
@@ -351,6 +354,19 @@ class Scheduler:
         """Whether all who listen to it listen to more than anybody needs. A proxy stands for many."""
         return not self._proxies and all(len(self._channels_of[host]) > MODEST_CHANNELS for host in state.marks)
 
+    def _is_light(self, state: ChannelState) -> bool:
+        """Whether somebody listens to it who listens to little. What goes round and round keeps its order."""
+        if NOBODY in state.marks:
+            return False
+        return any(len(self._channels_of[host]) <= LIGHT_CHANNELS for host in state.marks)
+
+    def _kind(self, state: ChannelState) -> Kind:
+        if state.k <= SMALL_K:
+            return Kind.SMALL
+        if self._is_light(state):
+            return Kind.LIGHT
+        return Kind.GREEDY if self._is_greedy(state) else Kind.MODEST
+
     def _part(self, state: ChannelState) -> None:
         """The hosts that listen to it have become greedy: it goes from the common queues."""
         pace, node = state.channel.pace, state.channel.node
@@ -361,19 +377,18 @@ class Scheduler:
             self._to_load.setdefault(greedy, {})[node] = None
         self._ahead.move(node, modest, greedy)
 
-    def _learn_hold_off(self, state: ChannelState, now: float) -> None:
-        if state.bursts == 0:
-            self._hold_off = max(HOLD_OFF, self._hold_off - HOLD_OFF_DOWN)
+    def _learn_hold_off(self, host: Host, state: ChannelState, now: float) -> None:
+        if state.bursts == 0 and state.state is State.PARKED:
+            self._hold_offs.learn(host, now - state.passed_at)
         elif state.bursts == 1 and now - state.burst_at < REPORT_WAY:
-            self._hold_off = min(SLOWEST_HOLD_OFF, self._hold_off + HOLD_OFF_UP)
-            pace = state.channel.pace
-            self.shares[pace] = max(self._min_share, self.shares[pace] - SHARE_UP)  # nothing was lost
+            self._hold_offs.learn(host, now - state.passed_at)
+            self._raise_share(state.channel.pace, -SHARE_UP)  # nothing was lost
 
     def _open(self, channel: Channel, now: float) -> ChannelState:
         t = fec.symbol_size(channel.node.size, self._max_symbol_size)
         state = ChannelState(channel, fec.source_symbols(channel.node.size, t), t)
         self._channels[channel.group] = state
-        hold = self.hold if channel.node.level == 0 else 0.0
+        hold = self.hold(channel.pace) if channel.node.level == 0 else 0.0
         if hold > self._queue_seconds(state):
             state.state, state.wake = State.HELD, now + hold
             self._at(state.wake, state)
@@ -387,7 +402,8 @@ class Scheduler:
     def _queue_seconds(self, state: ChannelState) -> float:
         """About how long the passes before this one take: where there is a queue nobody needs to be held."""
         bits = 8 * state.k * (state.t + wire.HEADER_SIZE + wire.LINK_OVERHEAD)
-        return self._queues[state.channel.pace].length * bits / self._pacer.rate
+        pace = state.channel.pace
+        return self._queues[pace].length * bits * (1 << pace) / self._pacer.rate
 
     def _prepare(self, state: ChannelState) -> None:
         """Begin the pass, or load what it needs."""
@@ -421,8 +437,7 @@ class Scheduler:
     def _queue_load(self, state: ChannelState) -> None:
         """In a second queue as well if another channel, or another host, wants the node sooner than the first."""
         if state.channel.node not in self._under_way:
-            kind = Kind.SMALL if state.k <= SMALL_K else Kind.GREEDY if self._is_greedy(state) else Kind.MODEST
-            self._to_load.setdefault((state.channel.pace, kind), {})[state.channel.node] = None
+            self._to_load.setdefault((state.channel.pace, self._kind(state)), {})[state.channel.node] = None
 
     def _unqueue_load(self, node: Node) -> None:
         for waiting in self._to_load.values():
@@ -435,12 +450,13 @@ class Scheduler:
 
     def _resume_pass(self, state: ChannelState) -> None:
         state.state = State.PASS
-        self._queues[state.channel.pace].push_pass(state, greedy=self._is_greedy(state))
+        self._queues[state.channel.pace].push_pass(state, self._kind(state))
 
     def _park(self, state: ChannelState, now: float) -> None:
         state.state = State.PARKED
         late = max(0, state.bursts - URGENT_BURSTS)
-        state.wake = now + min(MAX_HOLD_OFF, self._hold_off * 2**late)
+        hold_off = max(self._hold_offs.of(state.marks), SLOW_HOLD_OFF if state.channel.pace else 0.0)
+        state.wake = now + min(MAX_HOLD_OFF, hold_off * 2**late)
         self._at(state.wake, state)
 
     def _at(self, when: float, state: ChannelState) -> None:
@@ -472,18 +488,25 @@ class Scheduler:
         state.bursts += 1
         state.burst_at = now
         if state.bursts <= 2:
-            pace = state.channel.pace
-            self.shares[pace] = min(SHARE_MAX, self.shares[pace] + SHARE_UP)
-        self._holding.burst(state.bursts)
+            self._raise_share(state.channel.pace, SHARE_UP)
+        self._holding[state.channel.pace].burst(state.bursts)
         self.counters.bursts += 1
         self._queues[state.channel.pace].push_burst(state)
 
+    def _raise_share(self, pace: int, step: float) -> None:
+        share = self.shares[pace] + step * (SLOW_GAIN if pace else 1)
+        self.shares[pace] = max(self._min_share, min(SHARE_MAX, share))
+
     def _candidates(self, now: float) -> Iterator[ChannelState]:
-        """Channels that may send, most urgent first, those of slower classes only when their time has come."""
-        ready = [queues for pace, queues in enumerate(self._queues) if queues and self._not_before[pace] <= now]
+        """Channels that may send, most urgent first, among these those of the class whose turn it is."""
+        ready = [self._queues[pace] for pace in self._pacer.turns(self._waiting(), now)]
         for phase in (Queues.urgent, Queues.passes, Queues.late):
             for queues in ready:
                 yield from phase(queues)
+
+    def _waiting(self) -> list[int]:
+        """Pace classes that have something to send."""
+        return [pace for pace, queues in enumerate(self._queues) if queues]
 
     def _step(self, state: ChannelState, now: float) -> Transmission | None:
         """The channel's next burst; None if it has to wait for its payload or has come to the end of its pass.
@@ -510,13 +533,13 @@ class Scheduler:
 
     def _source(self, state: ChannelState, payload: Payload) -> Transmission:
         start = state.sent % state.k
-        count = min(self._segments(state.t), state.until - state.sent, state.k - start)
+        count = min(self._segments(state), state.until - state.sent, state.k - start)
         state.sent += count
         self.counters.source_symbols += count
         return self._transmission(state, payload, start, count, repair=False)
 
     def _repair(self, state: ChannelState, payload: Payload, left: int) -> Transmission:
-        count = min(self._segments(state.t), left)
+        count = min(self._segments(state), left)
         start = self._next_repair(state.channel.node, count, state.k)
         state.repair_left = left - count
         if state.state is State.BURST:
@@ -529,7 +552,8 @@ class Scheduler:
         pace = state.channel.pace
         self._queues[pace].remove(state)
         if state.state is State.PASS:
-            self.shares[pace] = max(self._min_share, self.shares[pace] - SHARE_DOWN)
+            state.passed_at = now
+            self._raise_share(pace, -SHARE_DOWN)
             self.counters.passes += 1
         self._park(state, now)
 
@@ -552,12 +576,13 @@ class Scheduler:
         bits = 8 * count * (state.t + wire.HEADER_SIZE + wire.LINK_OVERHEAD)
         return Transmission(state.channel.group, payload, start, count, repair, bits)
 
-    def _account(self, state: ChannelState, transmission: Transmission, now: float) -> None:
-        self._pacer.spend(transmission.wire_bits)
+    def _account(self, state: ChannelState, transmission: Transmission) -> None:
         pace = state.channel.pace
-        if pace:
-            self._not_before[pace] = now + transmission.wire_bits * 2**pace / self._pacer.rate
+        self._pacer.spend(pace, transmission.wire_bits)
+        self.counters.slow_symbols += transmission.count if pace else 0
 
-    @staticmethod
-    def _segments(t: int) -> int:
-        return min(MAX_SEGMENTS, MAX_SUPER_DATAGRAM // (t + wire.HEADER_SIZE))
+    def _segments(self, state: ChannelState) -> int:
+        size = state.t + wire.HEADER_SIZE
+        most = min(MAX_SEGMENTS, MAX_SUPER_DATAGRAM // size)
+        bits = self._pacer.burst_bits(state.channel.pace)
+        return most if bits == math.inf else max(1, min(most, int(bits) // (8 * (size + wire.LINK_OVERHEAD))))

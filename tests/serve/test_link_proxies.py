@@ -66,4 +66,4 @@ def test_one_proxy_is_told_what_is_ahead_like_several_hosts(proxies: bool, liste
     for number in range(listeners):
         fixture.report(host(number), [SHARE])
     fixture.report(host(0), fixture.groups[:1])
-    assert [group for group, _ in fixture.link.beacons(now=1.0)] == [SHARE] * beacons
+    assert [group for group, _, _ in fixture.link.beacons(now=1.0)] == [SHARE] * beacons

@@ -7,9 +7,10 @@ import pytest
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef
 from mcfs.serve.channel import Channel
 from mcfs.serve.holding import FIRST_HOLD, HOLD_UP, MAX_HOLD
+from mcfs.serve.holdoff import HOLD_OFF
 from mcfs.serve.payload import Payload, PayloadCache
 from mcfs.serve.queues import MAX_LOAD_AHEAD
-from mcfs.serve.schedule import HOLD_OFF, MODEST_CHANNELS, Scheduler, Transmission
+from mcfs.serve.schedule import LIGHT_CHANNELS, MODEST_CHANNELS, Scheduler, Transmission
 
 T = 1024
 K = MIN_BLOCK_SIZE // T
@@ -80,6 +81,37 @@ def test_a_host_that_wants_too_much_has_every_second_turn() -> None:
         s.joined(B, channel(index), now=0.0)
     theirs = [index for index in begun(s, 20) if index >= 150]
     assert len(theirs) in (9, 10)
+
+
+def test_who_reads_a_little_has_every_second_turn() -> None:
+    s = scheduler(symbol_size=T // 2)
+    for index in range(100):
+        s.joined(A, channel(index), now=0.0)
+    for index in range(150, 150 + LIGHT_CHANNELS):
+        s.joined(B, channel(index), now=0.0)
+    order = begun(s, 20)
+    assert [index >= 150 for index in order[:10]].count(True) == LIGHT_CHANNELS
+    assert order[0] < 5 or order[1] < 5, "the others have the other turns"
+
+
+def test_many_who_read_a_little_leave_half_of_the_link_to_others() -> None:
+    s = scheduler(symbol_size=T // 2)
+    for index in range(100):
+        s.joined(A, channel(index), now=0.0)
+    for number in range(40):
+        s.joined(Host(bytes([number]) * 16), channel(150 + number), now=0.0)
+    order = begun(s, 30)
+    assert 13 <= sum(index >= 150 for index in order) <= 17
+
+
+def test_one_who_begins_does_not_wait_for_what_another_has_queued() -> None:
+    s = scheduler(symbol_size=T // 2)
+    for index in range(100):
+        s.joined(A, channel(index), now=0.0)
+    begun(s, 1)
+    s.joined(B, channel(150), now=0.01)
+    order = begun(s, 4)
+    assert 150 in order[:2]
 
 
 def test_what_another_wants_too_is_not_held_up_by_a_greedy_host() -> None:
@@ -327,9 +359,9 @@ def test_hosts_that_come_too_late_for_one_another_are_waited_for() -> None:
         return symbols // K
 
     passes(0.0)
-    assert s.hold > 0.03
+    assert s.hold() > 0.03
     assert passes(100.0) <= 22
-    assert 0 < s.hold <= MAX_HOLD
+    assert 0 < s.hold() <= MAX_HOLD
 
 
 def test_a_channel_is_held_until_all_who_read_have_joined_it() -> None:
@@ -340,11 +372,11 @@ def test_a_channel_is_held_until_all_who_read_have_joined_it() -> None:
             drain(s, now + 0.19)
         for host in (A, B):
             s.left(host, channel(i).group, now=i + 0.4)
-    assert s.hold > 0.1
+    assert s.hold() > 0.1
     s.joined(A, channel(50), now=20.0)
-    assert drain(s, 20.0 + s.hold - 0.01) == []
-    s.joined(B, channel(50), now=20.0 + s.hold - 0.01)
-    assert len(esis(drain(s, 20.0 + s.hold - 0.005))) == K, "one pass for both, and at once"
+    assert drain(s, 20.0 + s.hold() - 0.01) == []
+    s.joined(B, channel(50), now=20.0 + s.hold() - 0.01)
+    assert len(esis(drain(s, 20.0 + s.hold() - 0.005))) == K, "one pass for both, and at once"
     for host in (A, B):
         s.left(host, channel(50).group, now=20.3)
     s.joined(A, channel(51), now=30.0)
@@ -356,14 +388,14 @@ def test_a_lone_host_never_waits() -> None:
     for i in range(100):
         s.joined(A, channel(i % 8), now=i / 10)
         s.left(A, channel(i % 8).group, now=0.0)
-    assert s.hold == 0.0
+    assert s.hold() == 0.0
 
 
 def test_a_proxy_that_stays_into_the_third_burst_is_waited_for() -> None:
     s = scheduler(proxies=True)
     for i in range(4):  # somebody behind it has come too late each time
         s.joined(A, channel(i), now=i)
-        assert s.hold == pytest.approx(i * HOLD_UP, abs=0.001)
+        assert s.hold() == pytest.approx(i * HOLD_UP, abs=0.001)
         for now in (i, i + 0.1, i + 0.3, i + 0.5, i + 0.7):
             drain(s, now)
         s.left(A, channel(i).group, now=i + 0.8)
@@ -380,7 +412,7 @@ def test_a_proxy_that_needs_little_repair_never_waits(bursts: int) -> None:
         for burst in range(1 + bursts):
             assert drain(s, i + 0.3 * burst)
         s.left(A, channel(i).group, now=i + 0.7)
-        assert s.hold == 0.0
+        assert s.hold() == 0.0
 
 
 def test_a_host_that_needs_much_repair_is_no_reason_to_wait() -> None:
@@ -390,7 +422,7 @@ def test_a_host_that_needs_much_repair_is_no_reason_to_wait() -> None:
         assert drain(s, now)
     s.left(A, channel(0).group, now=0.8)
     s.joined(B, channel(0), now=0.8)  # two hosts have joined of late, so that a hold would show
-    assert 0 < s.hold <= FIRST_HOLD
+    assert 0 < s.hold() <= FIRST_HOLD
 
 
 def test_readers_that_leave_late_are_waited_for_longer() -> None:
@@ -407,6 +439,6 @@ def test_readers_that_leave_late_are_waited_for_longer() -> None:
         return len(sent)
 
     first = [bursts_of_a_reader_that_leaves_after(0.1) for _ in range(50)]
-    assert first[:3] == [1, 1, 1]
-    assert first[-10:].count(0) >= 8
+    assert first[0] == 1
+    assert first[-40:].count(0) >= 38
     assert s.shares[0] < 0.003
