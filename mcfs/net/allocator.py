@@ -20,8 +20,10 @@ FROM_HEAP: Final = 32 << 20
 
 
 def keep_freed_memory(kept: int) -> None:
-    """Keep up to `kept` bytes of freed memory at the top of the heap, which is one for all threads, for what comes next.
-    Does nothing with other C libraries."""
+    """Keep up to `kept` bytes of freed memory at the top of the heap, which becomes one for all threads.
+
+    Does nothing with other C libraries.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
