@@ -37,8 +37,9 @@ def test_a_tool_brings_the_file_to_all_readers(name: str, source: Path) -> None:
     assert trial.problem == ""
     assert 0 < trial.fastest <= trial.seconds
     assert trial.sent > SIZE * (2 if name in ("rsync", "nginx") else 1)
-    assert trial.sender_user + trial.sender_system > 0 or name == "nginx"
-    assert trial.reader_cpu > 0
+    if name == "mcfs":  # the others may need less than a tick of the clock for so little
+        assert trial.sender_user + trial.sender_system > 0
+        assert trial.reader_cpu > 0
 
 
 def test_wrong_bytes_are_a_problem(source: Path, tmp_path: Path) -> None:
