@@ -44,7 +44,7 @@ class Options:
     """Bits per second; None: unshaped. Empty: those that a measure is about."""
     losses: tuple[float, ...] = (0, 1, 5, 20)
     """Percent."""
-    files: int = 30
+    files: int = 100
     """How many small files are opened for the first time."""
     quick: bool = False
     """Only the most important views of a measure."""

@@ -31,7 +31,20 @@ ELSEWHERE: Final = ROOT / "build" / "benchmarks"
 """Ignored by git."""
 DESCRIPTION: Final = "Measures mcfs, beside other tools and alone, in network namespaces of this machine."
 FRESH: Final = 2048 * MIB
-QUICK: Final = ["--size", "256", "--shared-size", "64", "--runs", "1", "--readers", "1,4", "--losses", "0,5"]
+QUICK: Final = [
+    "--size",
+    "256",
+    "--shared-size",
+    "64",
+    "--runs",
+    "1",
+    "--readers",
+    "1,4",
+    "--losses",
+    "0,5",
+    "--files",
+    "30",
+]
 QUICK_MEASURES: Final = ("one-reader", "readers", "loss", "together")
 
 
@@ -120,7 +133,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--size", type=positive, default=1024, metavar="MIB", help="the file of one-reader and tree (1024)")
     add("--shared-size", type=positive, default=256, metavar="MIB", help="the file of the others (256)")
-    add("--files", type=positive, default=30, metavar="N", help="files for the first byte (30)")
+    add("--files", type=positive, default=100, metavar="N", help="files for the first byte (100)")
     add("--mld-size", type=positive, default=8192, metavar="MIB", help="read through a bridge (8192)")
     add("--mld-minutes", type=positive, default=10, metavar="N", help="of a slow copy (10)")
     add("--dir", type=Path, metavar="DIR", help="where data, caches and copies are kept meanwhile")

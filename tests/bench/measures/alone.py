@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import statistics
 import time
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RATE: Final = ("--rate", "1G")
-BLOCKS_APART: Final = 0.1
-NEIGHBOURS: Final = 10
 """Files among which each of those is chosen that are opened for the first time."""
 TIMEOUT: Final = 5
 JOINS: Final = 20
@@ -64,30 +61,6 @@ def tree(bench: Bench) -> Iterator[Row]:
         seconds = job.expect_success(DEADLINE)
         place.start(mounted.host, [*HARNESS, "compare", source, copied]).expect_success(DEADLINE)
         yield Row(f"cp -r, {size // MIB} MiB, no difference", f"{seconds:.1f} s, {gbits(size, seconds)}")
-
-
-def first_byte(bench: Bench) -> Iterator[Row]:
-    """Files never read before; and one that was, from the page cache."""
-    with bench.site(1) as place:
-        directory = data(place)
-        names = [f"{number:03}" for number in range(bench.options.files * NEIGHBOURS)]
-        for number, name in enumerate(names):
-            random_file(directory / name, 2 * MIB + 17, seed=number)
-        place.serve(place.lab.server, directory)
-        mounted = place.mount(place.lab.clients[0], "data")
-        os.listdir(mounted.path)
-        chosen = random.Random(4).sample(names, bench.options.files)  # the next of each might be fetched ahead
-        times = sorted(map(_first_byte, (mounted.path / name for name in chosen)))
-        value = f"median {statistics.median(times) * 1e3:.0f} ms, longest {times[-1] * 1e3:.0f} ms"
-        yield Row(f"first byte of {len(times)} files never read before", value, "median <= 60 ms")
-
-
-def _first_byte(path: Path) -> float:
-    time.sleep(BLOCKS_APART)
-    start = time.monotonic()
-    with path.open("rb", buffering=0) as file:
-        file.read(1)
-        return time.monotonic() - start
 
 
 def idle(bench: Bench) -> Iterator[Row]:
@@ -222,7 +195,6 @@ def _from_servers(bench: Bench, count: int, *, kill: bool) -> tuple[int, float]:
 
 MEASURES: Final[dict[str, Callable[[Bench], Iterator[Row]]]] = {
     "tree": tree,
-    "first-byte": first_byte,
     "idle": idle,
     "killed-server": killed_server,
     "mounting": mounting,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tests.bench.summary import Row
-from tests.netlab import bench_mld
+from tests.netlab import bench_files, bench_latency, bench_mld
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 
     Figures = Iterator[tuple[str, str, str]]
     Function = Callable[[Callable[[int], AbstractContextManager[Site]], int], Figures]
+
+
+RANDOM_READS: Final = 640
+FILES: Final = {
+    "small-files": "10,000 files of 2 KiB through cp, tar and rsync",
+    "listing": "ls -lR of 100,000 entries",
+    "indexing": "How fast a large file is indexed, beside other hashes of it",
+    "restart": "A server's start with 100,000 files that it knows",
+    "memory": "The most memory that a server of 1 TiB and a client have",
+    "cached": "A file read again, from the disk cache and from the page cache",
+}
 
 
 def plugged(function: Function, size: Callable[[Options], int], about: str) -> Callable[[Bench], Iterator[Row]]:
@@ -45,5 +56,19 @@ def mld(bench: Bench) -> Iterator[Row]:
 
 
 MEASURES: Final[dict[str, Callable[[Bench], Iterator[Row]]]] = {
+    "first-byte": plugged(
+        bench_latency.first_byte,
+        lambda options: options.files,
+        "The first byte of files never read before, alone and beside a reader that fills the link",
+    ),
+    "random-reads": plugged(
+        bench_latency.random_reads,
+        lambda _: RANDOM_READS,
+        "4 KiB at random places of a file of 10 GiB, by one thread and by sixteen",
+    ),
+    **{
+        name: plugged(function, lambda options: options.size, FILES[name])
+        for name, function in bench_files.MEASURES.items()
+    },
     "mld": mld,
 }
