@@ -56,6 +56,8 @@ _POLL = 0.01
 
 # What veth passes whole and no cable does. GRO stays as it is: off by default on veth.
 _SEGMENTATION = ("tx-udp-segmentation", "generic-segmentation-offload", "tcp-segmentation-offload")
+_GRO = "generic-receive-offload"
+_TSO = "tcp-segmentation-offload"
 _LOSS_TABLE = "inet mcfs_lab"
 _serial = itertools.count(1)
 
@@ -110,15 +112,19 @@ class Lab:
 
     Leaving it, also by an exception, Ctrl-C, SIGTERM or SIGHUP, ends what runs inside, unmounts what `track_mount` was
     told of and removes the namespaces; LabError if that cannot be done. Without `snooping` the bridge floods all
-    groups; with `wire` every host sends each datagram as a packet of its own (see `wire_mode`).
+    groups; with `wire` every host sends each datagram as a packet of its own (see `wire_mode`); with `gro` as well the
+    receiving kernel joins them again, as it does behind a network card (see `join_packets`).
     """
 
-    def __init__(self, prefix: str, clients: int, *, snooping: bool = True, wire: bool = False) -> None:
+    def __init__(
+        self, prefix: str, clients: int, *, snooping: bool = True, wire: bool = False, gro: bool = False
+    ) -> None:
         self.label = f"{prefix}-{os.getpid()}-{next(_serial)}"
         self._processes: list[subprocess.Popen[bytes]] = []
         self._mounts: list[Path] = []
         self._snooping = snooping
         self._wire = wire
+        self._gro = gro
         self._exits = ExitStack()
         self.switch = self._make_host("switch")
         self.server = self._make_host("server")
@@ -160,13 +166,22 @@ class Lab:
     def wire_mode(self, host: Host) -> None:
         """Makes `host` send each datagram as a packet of its own, as a cable carries it and as loss meets it."""
         host.run(["ethtool", "-K", INTERFACE, *(word for name in _SEGMENTATION for word in (name, "off"))])
-        features = host.run(["ethtool", "-k", INTERFACE]).stdout
         for name in _SEGMENTATION:
-            if not re.search(rf"^\s*{name}: off", features, re.MULTILINE):
-                raise LabError(f"{host.name}: cannot switch off {name}")
+            _check_feature(host, INTERFACE, name, "off")
+
+    def join_packets(self, host: Host) -> None:
+        """Has the kernel of `host` join packets as they arrive (GRO), as it does behind most network cards.
+
+        veth does that only for what comes from an end that has no segmentation offload for TCP (veth_xmit in Linux's
+        drivers/net/veth.c), so it is switched off at the switch's end. Of use in wire mode only.
+        """
+        self.switch.run(["ethtool", "-K", host.name, _TSO, "off"])
+        host.run(["ethtool", "-K", INTERFACE, _GRO, "on"])
+        _check_feature(self.switch, host.name, _TSO, "off")
+        _check_feature(host, INTERFACE, _GRO, "on")
 
     def loss(self, host: Host, percent: float) -> None:
-        """Drops this share of the UDP packets that `host` receives, at random, in place of what was set before."""
+        """Drops this share of the UDP and TCP packets that `host` receives, at random, in place of what was set."""
         if not 0 <= percent <= 100:
             raise LabError(f"loss must be 0 to 100 percent, not {percent:g}")
         host.run(["nft", "-f", "-"], stdin=_loss_rules(percent))
@@ -179,13 +194,10 @@ class Lab:
         shape = ["tbf", "rate", rate, "burst", "256kb", "limit", "3mb"]
         host.run(["tc", "qdisc", "replace", "dev", INTERFACE, "root", *shape])
 
-    def slow_port(self, host: Host, rate: str | None, buffer: str = "600kb") -> None:
-        """Limits what the switch sends to `host`, with room for `buffer` bytes that wait (both as tc writes them); None
-        removes the limit."""
-        if rate is None:
-            self.switch.run(["tc", "qdisc", "del", "dev", host.name, "root"], check=False)
-            return
-        shape = ["tbf", "rate", rate, "burst", "32kb", "limit", buffer]
+    def slow_port(self, host: Host, rate: str, buffer: str = "600kb") -> None:
+        """Limits what the switch sends to `host` to `rate`, with the buffer that a port of a small switch has, unless
+        told another one (both as tc writes them)."""
+        shape = ["tbf", "rate", rate, "burst", "64kb", "limit", buffer]
         self.switch.run(["tc", "qdisc", "replace", "dev", host.name, "root", *shape])
 
     def link(self, host: Host, *, up: bool) -> None:
@@ -221,6 +233,10 @@ class Lab:
         """Bytes that `host` has received, link-layer headers included, also those that `loss` dropped."""
         return int(_interface(host)["stats64"]["rx"]["bytes"])
 
+    def pids(self, host: Host) -> set[int]:
+        """The processes that run in `host`, whoever started them."""
+        return _pids_inside([host.namespace])
+
     def bridge_groups(self) -> int:
         """How many (port, group) entries the bridge's multicast table holds."""
         tables = json.loads(self.switch.run(["bridge", "-j", "mdb", "show"]).stdout)
@@ -235,6 +251,8 @@ class Lab:
         self._build_bridge()
         for host in self.hosts:
             self._plug_in(host)
+            if self._gro:
+                self.join_packets(host)
         for host in self.hosts:
             _wait_for(partial(_has_address, host), f"{host.name}: no link-local address")
 
@@ -243,6 +261,13 @@ class Lab:
         options = ["mcast_snooping", str(int(self._snooping)), "mcast_querier", "0"]
         self.switch.run(["ip", "link", "add", BRIDGE, "type", "bridge", *options])
         self.switch.run(["ip", "link", "set", BRIDGE, "up"])
+        self._bypass_firewall()
+
+    def _bypass_firewall(self) -> None:
+        """A switch has no firewall. Where the kernel's is asked about what a bridge forwards, that is a fifth of the
+        cost of a packet. (-e: where br_netfilter is not loaded there is nothing to switch off.)"""
+        for protocol in ("ip6tables", "iptables", "arptables"):
+            self.switch.run(["sysctl", "-qew", f"net.bridge.bridge-nf-call-{protocol}=0"])
 
     def _plug_in(self, host: Host, interface: str = INTERFACE) -> None:
         port = host.name if interface == INTERFACE else f"{host.name}-{interface}"
@@ -383,6 +408,12 @@ def _interface(host: Host, interface: str = INTERFACE) -> dict[str, Any]:
     return shown[0]
 
 
+def _check_feature(host: Host, interface: str, name: str, wanted: str) -> None:
+    features = host.run(["ethtool", "-k", interface]).stdout
+    if not re.search(rf"^\s*{name}: {wanted}", features, re.MULTILINE):
+        raise LabError(f"{host.name}: cannot switch {wanted} {name} of {interface}")
+
+
 def _has_carrier(host: Host) -> bool:
     return "LOWER_UP" in _interface(host)["flags"]
 
@@ -391,7 +422,7 @@ def _loss_rules(percent: float) -> str:
     """Rules that replace the table in one transaction; adding it first lets `delete` work when there is none."""
     rules = [f"add table {_LOSS_TABLE}", f"delete table {_LOSS_TABLE}"]
     if percent > 0:
-        drop = f"meta l4proto udp numgen random mod 1000 < {round(percent * 10)} drop"
+        drop = f"meta l4proto {{ tcp, udp }} numgen random mod 1000 < {round(percent * 10)} drop"
         rules += [
             f"add table {_LOSS_TABLE}",
             f"add chain {_LOSS_TABLE} input {{ type filter hook input priority 0; }}",

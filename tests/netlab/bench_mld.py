@@ -1,4 +1,4 @@
-"""The measures of letter m: what the server's MLD side costs, and how soon it acts. tests/netlab/bench.py prints them.
+"""The measure mld: what the server's MLD side costs, and how soon it acts. tests/bench prints it.
 
 Each takes a maker of sites and yields (what, value, goal).
 """

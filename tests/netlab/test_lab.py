@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from mcfs.cli.lab import NAMESPACES, Host, Lab, LabError
+from tests.netlab.harness import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +91,37 @@ def test_wire_mode_switches_segmentation_off(make_lab: Callable[..., Lab]) -> No
     assert "tx-udp-segmentation: on" in lab.server.run(["ethtool", "-k", "eth0"]).stdout
     lab.wire_mode(lab.server)
     assert "tx-udp-segmentation: off" in lab.server.run(["ethtool", "-k", "eth0"]).stdout
+
+
+def test_packets_are_joined_again_on_arrival() -> None:
+    with Lab("mcfs-test", 1, wire=True, gro=True) as lab:
+        for host in lab.hosts:
+            assert "generic-receive-offload: on" in host.run(["ethtool", "-k", "eth0"]).stdout
+            assert "tcp-segmentation-offload: off" in lab.switch.run(["ethtool", "-k", host.name]).stdout
+            assert "tx-udp-segmentation: off" in host.run(["ethtool", "-k", "eth0"]).stdout
+
+
+def test_processes_of_a_host(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(1)
+    process = lab.server.popen(["sleep", "600"])
+    wait_until(lambda: lab.pids(lab.server) == {process.pid}, DEADLINE, "the process is in the namespace")
+    assert lab.pids(lab.host("client1")) == set()
+
+
+def test_loss_drops_tcp_as_well(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(1)
+    client = lab.host("client1")
+    lab.loss(client, 5)
+    rules = client.run(["nft", "list", "ruleset"]).stdout
+    assert "tcp" in rules
+    assert "udp" in rules
+
+
+def test_a_slow_port_is_at_the_switch(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(2)
+    lab.slow_port(lab.host("client2"), "100mbit")
+    assert "tbf" in lab.switch.run(["tc", "qdisc", "show", "dev", "client2"]).stdout
+    assert "tbf" not in lab.switch.run(["tc", "qdisc", "show", "dev", "client1"]).stdout
 
 
 def test_rate_limit_is_set_and_removed(make_lab: Callable[..., Lab]) -> None:

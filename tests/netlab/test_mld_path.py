@@ -1,6 +1,6 @@
 """The server's side of MLD on real networks: with each kind of querier, when listeners go, and when hosts are hostile.
 
-Deadlines are generous; `script/bench -m m` prints how long things really take.
+Deadlines are generous; `script/bench -m mld` prints how long things really take.
 """
 
 from __future__ import annotations

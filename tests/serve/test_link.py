@@ -1,6 +1,6 @@
 """What one interface makes of MLD messages, in literal times: who is asked, who is forgotten, and what is only counted.
 
-The long fuzzing run is in tests/netlab/bench.py, letter m.
+The long fuzzing run is `script/bench -m mld`.
 """
 
 from __future__ import annotations

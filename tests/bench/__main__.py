@@ -1,0 +1,5 @@
+import sys
+
+from tests.bench.command import main
+
+sys.exit(main())
