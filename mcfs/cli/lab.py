@@ -194,10 +194,13 @@ class Lab:
         shape = ["tbf", "rate", rate, "burst", "256kb", "limit", "3mb"]
         host.run(["tc", "qdisc", "replace", "dev", INTERFACE, "root", *shape])
 
-    def slow_port(self, host: Host, rate: str, buffer: str = "600kb") -> None:
-        """Limits what the switch sends to `host` to `rate`, with the buffer that a port of a small switch has, unless
-        told another one (both as tc writes them)."""
-        shape = ["tbf", "rate", rate, "burst", "64kb", "limit", buffer]
+    def slow_port(self, host: Host, rate: str | None, buffer: str = "600kb") -> None:
+        """Limits what the switch sends to `host`, with room for `buffer` bytes that wait (both as tc writes them); None
+        removes the limit."""
+        if rate is None:
+            self.switch.run(["tc", "qdisc", "del", "dev", host.name, "root"], check=False)
+            return
+        shape = ["tbf", "rate", rate, "burst", "32kb", "limit", buffer]
         self.switch.run(["tc", "qdisc", "replace", "dev", host.name, "root", *shape])
 
     def link(self, host: Host, *, up: bool) -> None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 PROGRAM: Final = "mcfs"
 STOP_TIMEOUT: Final = 2.0
 """Seconds from SIGTERM until the process ends by force; its mount is then detached first."""
+KEPT_MEMORY: Final = 64 << 20
+"""Bytes; the blocks that are kept in memory, which come and go."""
 _FUSE_DEVICE: Final = "/dev/fuse"
 _FUSE_CONF: Final = "/etc/fuse.conf"
 
@@ -188,7 +190,7 @@ def _fuse_settings(request: Request) -> FuseSettings:
 
 
 def _work(request: Request, client: ClientSettings, fuse: FuseSettings, ready: Callable[[], None]) -> int:
-    keep_freed_memory()
+    keep_freed_memory(KEPT_MEMORY)
     trio.run(_serve, request, client, fuse, ready)
     return Exit.OK
 

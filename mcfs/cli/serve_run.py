@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 STATUS_FILE: Final = "status.json"
 GC_THRESHOLD: Final = 20_000
 """Allocations between two collections: with the default of 700 an index of 100,000 files takes half as long again."""
+KEPT_MEMORY: Final = 16 << 20
+"""Bytes; what is loaded ahead."""
 _VERBOSITY: Final = {-1: logging.WARNING, 0: logging.INFO, 1: logging.INFO}
 _DAD_SECONDS: Final = 3.0
 """Longest wait for a link-local address that is still being checked for duplicates (RFC 4862: one second)."""
@@ -53,7 +55,7 @@ def run(request: ServeRequest, verbosity: int) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code. Raises UserError."""
     terminal.log_to_stderr("mcfs-serve", _VERBOSITY.get(verbosity, logging.DEBUG))
     gc.set_threshold(GC_THRESHOLD)
-    keep_freed_memory()
+    keep_freed_memory(KEPT_MEMORY)
     console = Console(stderr=True, quiet=verbosity < 0)
     with ExitStack() as stack:
         choice = _interfaces(request.interfaces)

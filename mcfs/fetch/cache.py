@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mcfs.fetch.cachedir import lock_directory, scan
 from mcfs.fetch.cachedisk import FULL, Disk, octets
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Data = TypeVar("Data")
+
 
 class Cache:
     """Made by `Cache.open`."""
@@ -52,6 +54,8 @@ class Cache:
         self._room = room
         self._directory = directory
         """This and the room are None when nothing can be kept."""
+        self._in_memory = directory is not None and _in_memory(objects)
+        """Whether what is read never waits for a disk."""
         self._writing = Lock()
         """The writer's lock: one store, copy or eviction at a time."""
 
@@ -157,6 +161,12 @@ class Cache:
         data = self._read(node, 0, node.size)
         return None if data is None else memoryview(data)
 
+    def load_at_once(self, node: Node) -> memoryview | None:
+        """As `load`; None as well when that would have to wait for the disk. For an event loop."""
+        if self._in_memory:
+            return self.load(node)
+        return self._reading(node, lambda file: file.read_at_once(node))
+
     def load_range(self, node: Node, start: int, length: int) -> memoryview | None:
         """Bytes [start, start + length) of a verified node; None when it is not verified, or `load` would give None.
 
@@ -169,13 +179,16 @@ class Cache:
         return memoryview(data) if data is not None and self.is_verified(node) else None
 
     def _read(self, node: Node, start: int, length: int) -> bytes | None:
+        return self._reading(node, lambda file: file.read(node, start, length))
+
+    def _reading(self, node: Node, read: Callable[[CacheFile], Data | None]) -> Data | None:
         with self._objects.using(node.object.id) as found:
             if found is None or not found[1].has(node):
                 return None
             # Before the read: from here on the next 64 accesses keep it from being evicted.
             self._objects.touch(node)
             try:
-                return found[1].read(node, start, length)
+                return read(found[1])
             except OSError as error:
                 logger.debug("a cached node cannot be read: %s", error)
                 _drop(found[1], node)
@@ -314,6 +327,13 @@ class Cache:
         except OSError as error:
             self._health.failed(error)
             return 0
+
+
+def _in_memory(objects: Objects) -> bool:
+    try:
+        return objects.disk.is_in_memory(objects.at)
+    except OSError:
+        return False
 
 
 def _check(node: Node) -> None:

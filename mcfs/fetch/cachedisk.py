@@ -7,6 +7,8 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final, Protocol
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -19,6 +21,10 @@ _PUNCH_HOLE: Final = 0x02
 _NO_COPY: Final = frozenset({errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 """What copy_file_range says where it is not to be had: then the bytes go through user space."""
 _NO_WRITE: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+_WOULD_WAIT: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+"""What preadv with RWF_NOWAIT says when it would wait, or where a kernel or file system does not know that."""
+_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -87,6 +93,24 @@ class Disk:
     def pread(self, fd: int, length: int, offset: int) -> bytes:
         return os.pread(fd, length, offset)
 
+    def pread_at_once(self, fd: int, length: int, offset: int) -> memoryview | None:
+        """The bytes of the range if the kernel has them all in memory; None if not, or if it cannot tell."""
+        data = np.empty(length, np.uint8).data
+        try:
+            done = os.preadv(fd, [data], offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno in _WOULD_WAIT:
+                return None
+            raise
+        return data if done == length else None
+
+    def is_in_memory(self, at: int) -> bool:
+        """Whether the file system of a directory has no disk at all: it does not know RWF_NOWAIT, nor need it."""
+        device = os.fstat(at).st_dev
+        wanted = f"{os.major(device)}:{os.minor(device)}"
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as lines:
+            return any(_kind(line) in _MEMORY for line in lines if line.split(" ", 3)[2] == wanted)
+
     def pwrite(self, fd: int, data: memoryview, offset: int) -> int:
         return os.pwrite(fd, data, offset)
 
@@ -119,6 +143,11 @@ class Disk:
         """Bytes of the whole file system."""
         state = os.fstatvfs(at)
         return state.f_blocks * state.f_frsize
+
+
+def _kind(line: str) -> str:
+    """The type of the file system in a line of mountinfo, see proc_pid_mountinfo(5)."""
+    return line.partition(" - ")[2].partition(" ")[0]
 
 
 def octets(data: Buffer) -> memoryview:

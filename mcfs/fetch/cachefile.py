@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 from blake3 import blake3
@@ -36,6 +36,11 @@ from mcfs.fetch.cachedisk import Disk, copy_all, read_exactly, write_all
 from mcfs.fetch.direct import DirectWrites
 from mcfs.protocol.errors import BadObject
 from mcfs.protocol.ids import DIGEST_SIZE, FAN_OUT, Geometry, Node, ObjectId, ObjectRef, object_ref_untrusted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Data = TypeVar("Data")
 
 _ALIGN: Final = 4096
 _MAGIC: Final = b"mcfs obj"
@@ -237,11 +242,21 @@ class CacheFile:
 
     def read(self, node: Node, start: int, length: int) -> bytes | None:
         """Bytes of a node; None when it is not there or is being evicted. Raises OSError, EIO for a short file."""
+        offset = self.layout.offset(node) + start
+        return self._steady(node, lambda: read_exactly(self._disk, self._fd, length, offset))
+
+    def read_at_once(self, node: Node) -> memoryview | None:
+        """A whole node; None as well when that would have to wait for the disk. Raises OSError."""
+        offset = self.layout.offset(node)
+        return self._steady(node, lambda: self._disk.pread_at_once(self._fd, node.size, offset))
+
+    def _steady(self, node: Node, read: Callable[[], Data]) -> Data | None:
+        """What is read while the node is there; None when it is not there or is being evicted."""
         for _ in range(_READ_TRIES):
             epoch = self._epoch
             if not self.has(node):
                 return None
-            data = read_exactly(self._disk, self._fd, length, self.layout.offset(node) + start)
+            data = read()
             if epoch == self._epoch:
                 return data
         return None

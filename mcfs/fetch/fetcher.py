@@ -23,7 +23,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mcfs.fetch.assemble import Assembly
-from mcfs.fetch.batches import TICK, BatchBucket
+from mcfs.fetch.batches import HURRY, TICK, BatchBucket
 from mcfs.fetch.pace import Paces, Trail, source_range
 from mcfs.fetch.window import Window
 from mcfs.protocol import fec, wire
@@ -94,6 +94,8 @@ class Limits:
     max_groups: int = DEFAULT_MAX_GROUPS
     max_bytes: int = 16 << 20
     """Bytes joined and not yet received: half of the receive buffer."""
+    hurry: float = HURRY
+    """Seconds between a batch of changes and one that somebody waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,8 @@ class _Fetch:
     missing: int = 0
     last_named: float = float("-inf")
     """When a beacon named it."""
+    awaited: bool = False
+    """Whether somebody waits for it; what is urgent may also be about to be sent for others."""
     trail: Trail | None = None
     """What has come of the pass that is being received."""
     filled: bool = False
@@ -197,7 +201,7 @@ class Fetcher:
         self._queued_bytes = 0
         self._hold = 0.0
         self._hold_until = float("-inf")
-        self._bucket = BatchBucket()
+        self._bucket = BatchBucket(hurry=limits.hurry)
         self._origins: dict[bytes, _Origin] = {}
         self._periods: dict[bytes, float] = {}
         self._events: deque[Event] = deque()
@@ -207,8 +211,8 @@ class Fetcher:
 
     # --- what is wanted ---
 
-    def want(self, node: Node, group: Group, origin: bytes, *, urgent: bool, now: float) -> None:
-        """Fetch a node; wanting it again may make it urgent."""
+    def want(self, node: Node, group: Group, origin: bytes, *, urgent: bool, now: float, awaited: bool = False) -> None:
+        """Fetch a node; wanting it again may make it urgent, and `awaited`: then it is joined as soon as may be."""
         fetch = self._by_node.get(node)
         if fetch is None:
             fetch = self._new_fetch(node, group, origin, urgent, now)
@@ -217,6 +221,7 @@ class Fetcher:
             if fetch.state is State.QUEUED:
                 self._unqueue(fetch)
                 self._enqueue(fetch)
+        fetch.awaited = fetch.awaited or awaited
 
     def unwant(self, node: Node, *, now: float) -> None:
         fetch = self._by_node.get(node)
@@ -387,7 +392,7 @@ class Fetcher:
 
     def changes(self, *, now: float) -> Changes | None:
         """The batch to make now, if there is one and its time has come."""
-        if not self._change_due(now) or not self._bucket.take(now):
+        if not self._change_due(now) or not self._bucket.take(now, hurried=self._is_awaited(now)):
             return None
         leaves = tuple(self._leaves)
         self._joined.difference_update(leaves)
@@ -418,7 +423,7 @@ class Fetcher:
         if self._leaves or any(g not in self._joined for g in self._held):
             times.append(self._change_at(now))
         elif any(True for _ in self._admitted(now, set())):
-            times.append(self._bucket.ready_at(now))
+            times.append(self._bucket.ready_at(now, hurried=self._is_awaited(now)))
         return min(times, default=None)
 
     def handle_timeout(self, *, now: float) -> None:
@@ -628,7 +633,11 @@ class Fetcher:
         waits = [t + TICK for t in self._leaves.values()] if not any(g not in self._joined for g in self._held) else []
         if waits and any(True for _ in self._admitted(now, set(self._leaves))):
             waits.append(now)
-        return max(self._bucket.ready_at(now), min(waits, default=now))
+        return max(self._bucket.ready_at(now, hurried=self._is_awaited(now)), min(waits, default=now))
+
+    def _is_awaited(self, now: float) -> bool:
+        """Whether somebody waits for what may be joined now."""
+        return any(fetch.awaited for fetch in self._admitted(now, set(self._leaves)))
 
     def _admitted(self, now: float, left: set[Group]) -> Iterator[_Fetch]:
         """Queued fetches that may be joined now, urgent ones first.

@@ -48,6 +48,8 @@ class NodeCache(Protocol):
 
     def load(self, node: Node) -> memoryview | None: ...
 
+    def load_at_once(self, node: Node) -> memoryview | None: ...
+
     def drop(self, node: Node) -> None: ...
 
 
@@ -85,6 +87,8 @@ class _Pending:
     node: Node
     origin: bytes
     urgent: bool
+    awaited: bool = False
+    """Somebody waits for it."""
     loading: bool = False
     rejections: int = 0
     unverified: Assembled | None = None
@@ -139,9 +143,9 @@ class NodeTree:
         pending = self._pending.get(node)
         if pending is None:
             pending = self._pending[node] = _Pending(node, origin, urgent or first)
-        elif not urgent or pending.urgent:
+        elif not urgent or pending.awaited:
             return None
-        pending.urgent = pending.urgent or urgent
+        pending.urgent, pending.awaited = pending.urgent or urgent, urgent
         self._pursue(pending, now)
         return self._in_memory(node)
 
@@ -254,11 +258,25 @@ class NodeTree:
             self._store(node, bytes(node.size), hole=True)
             self._finish(pending, bytes(node.size), now)
         elif self._cache.has(node):
-            if not pending.loading:
+            if not pending.loading and not self._load_at_once(pending, digest, now):
                 pending.loading = True
                 self._loads.append(Load(node, digest))
         else:
             self._fetch(pending, now)
+
+    def _load_at_once(self, pending: _Pending, digest: Digest, now: float) -> bool:
+        """Read and check what need not wait for the disk: 1.9 GB/s, and 1.5 by way of a thread."""
+        data = self._cache.load_at_once(pending.node)
+        if data is None:
+            return False
+        try:
+            self._check(pending.node, data, digest)
+        except BadNode:
+            self._cache.drop(pending.node)
+            self._fetch(pending, now)
+        else:
+            self._finish(pending, data, now)
+        return True
 
     def _fetch(self, pending: _Pending, now: float) -> None:
         node, origin = pending.node, pending.origin
@@ -269,7 +287,8 @@ class NodeTree:
             self._fail(pending, TimedOut("nothing was heard just now"), now)
             return
         group = self.group(node, self._pace(origin))
-        self._fetcher.want(node, group, origin, urgent=pending.urgent or node.level > 0, now=now)
+        urgent = pending.urgent or node.level > 0
+        self._fetcher.want(node, group, origin, urgent=urgent, awaited=pending.awaited, now=now)
 
     def _ask_for_parent(self, pending: _Pending, now: float) -> None:
         parent = pending.node.parent()

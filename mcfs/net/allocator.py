@@ -15,16 +15,15 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 
-KEPT: Final = 64 << 20
-"""Bytes of freed memory at the top of the heap that the process keeps."""
 FROM_HEAP: Final = 32 << 20
 """Bytes up to which memory comes from the heap: the largest value that glibc takes, and the largest block and more."""
 
 
-def keep_freed_memory() -> None:
-    """Keep freed memory for what comes next, and in one heap for all threads. Does nothing with other C libraries."""
+def keep_freed_memory(kept: int) -> None:
+    """Keep up to `kept` bytes of freed memory at the top of the heap, which is one for all threads, for what comes next.
+    Does nothing with other C libraries."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
-    for parameter, value in ((_M_MMAP_THRESHOLD, FROM_HEAP), (_M_TRIM_THRESHOLD, KEPT), (_M_ARENA_MAX, 1)):
+    for parameter, value in ((_M_MMAP_THRESHOLD, FROM_HEAP), (_M_TRIM_THRESHOLD, kept), (_M_ARENA_MAX, 1)):
         mallopt(parameter, value)

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from mcfs.fetch.ahead import ReadAhead
+from mcfs.fetch.batches import hurry
 from mcfs.fetch.cache import Cache
 from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, Limits
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
 from mcfs.fetch.shares import ShareTable
+from mcfs.net.kernel import jiffy
 from mcfs.net.linkwatch import follow
 from mcfs.net.loader import WorkerPool
 from mcfs.net.memberships import Memberships
@@ -48,7 +50,7 @@ log = logging.getLogger(__name__)
 
 TURN: Final = 0.004
 """Seconds of receiving after which leaves, deadlines and FUSE replies get their turn."""
-FEW: Final = 16 << 10
+FEW: Final = 256 << 10
 GATHER: Final = 0.001
 """When less than FEW bytes have come, the next are looked for after so many seconds: each look costs as much as 30
 datagrams, and one for every datagram took 90 % of a core at 100 Mbit/s."""
@@ -121,6 +123,7 @@ class Client:
             max_wait=settings.max_wait,
             max_groups=settings.max_groups,
             max_bytes=self._receiver.usable,
+            hurry=hurry(jiffy()),
         )
         self._fetcher = Fetcher(limits)
         self._tree = NodeTree(

@@ -1,4 +1,4 @@
-"""What the kernel says in /proc of its settings and of MLD.
+"""What the kernel says, in /proc for the most part, of its settings and of MLD.
 
 /proc/net and /proc/sys/net follow the network namespace of the thread that reads. Whatever cannot be read is None: an
 older kernel, a container that hides it.
@@ -6,6 +6,7 @@ older kernel, a container that hides it.
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Final
 
 _NET: Final = Path("/proc/thread-self/net")
 _SYSCTL: Final = Path("/proc/sys/net")
+_CLOCK_MONOTONIC_COARSE: Final = 6
+"""linux/time.h; the time module does not name it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,11 @@ def forced_mld_version(interface: str) -> int | None:
 def optmem_max() -> int | None:
     """Bytes that a socket may use for its memberships, among other things."""
     return _number(_SYSCTL / "core" / "optmem_max")
+
+
+def jiffy() -> float:
+    """Seconds: the resolution of the kernel's own timers (1/HZ, 1 to 10 ms), which is that of its coarse clocks."""
+    return time.clock_getres(_CLOCK_MONOTONIC_COARSE)
 
 
 def _number(path: Path) -> int | None:

@@ -3,15 +3,14 @@
 Neither can be had from the other, so both are computed while the data is in the processor's cache. Who does what:
 
 - files of up to LARGE bytes and packs: each in one of the worker threads, in pieces that fit the L2 cache;
-- larger files: one after the other in the `large` thread, which hands blocks to the workers (read, leaf hash) and
-  itself hashes chunk after chunk for b3sum, on all processors. Two chunks are in memory, whatever the file's size.
+- larger files: one after the other, each by all workers (relay); the `large` thread only waits for them.
 
-Workers wait for nobody, so the two pools cannot lock each other up. Reading and both hashes release the GIL.
+A worker waits for nobody but one that is at work on an earlier part of the same file, so nothing can lock up. Reading
+and both hashes release the GIL.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -22,12 +21,14 @@ from typing import TYPE_CHECKING, Final, Self
 from blake3 import blake3
 
 from mcfs.protocol.ids import Digest, ObjectRef
-from mcfs.protocol.merkle import leaf_hash, leaf_hasher, zero_leaf
+from mcfs.protocol.merkle import leaf_hash, leaf_hasher
 from mcfs.serve.pages import PageWriter
+from mcfs.serve.reading import Unsteady, read_exactly
+from mcfs.serve.relay import MANY, Abandoned, Relay
 from mcfs.serve.walk import stamp_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from mcfs.serve.beneath import Beneath
     from mcfs.serve.pack import Pack
@@ -39,16 +40,6 @@ LARGE: Final = 16 << 20
 """Bytes from which a file gets all threads. Below it the threads are better used for different files."""
 _PIECE: Final = 256 << 10
 """Bytes read and hashed at a time by a worker: they stay in the L2 cache."""
-_CHUNK: Final = 8 << 20
-"""Bytes that a large file is at least advanced by (one block if that is longer): enough for several threads."""
-_ZEROS: Final = bytes(4 << 20)
-"""Never written, so it is the kernel's zero page over and over and takes no memory."""
-_LEAVES: Final = 64 * 1024
-"""Leaf hashes of a hole that are appended at a time."""
-
-
-class Unsteady(Exception):
-    """The file changed while it was read."""
 
 
 class Stopped(Exception):
@@ -103,7 +94,7 @@ class Hashers:
         self._workers = ThreadPoolExecutor(threads, "mcfs-hash")
         self._large = ThreadPoolExecutor(1, "mcfs-hash-large")
         self._local = threading.local()
-        self._max_threads = blake3.AUTO if threads > 1 else 1
+        self._threads = threads
 
     def __enter__(self) -> Self:
         return self
@@ -126,11 +117,11 @@ class Hashers:
     def pack(self, path: bytes, pack: Pack) -> Future[PackHash]:
         return self._workers.submit(self._hash_pack, path, pack)
 
-    def _hash_file(self, path: bytes, found: FoundFile, emit: Emit, how: Callable[[_Job], None]) -> FileHash:
+    def _hash_file(
+        self, path: bytes, found: FoundFile, emit: Emit, how: Callable[[int, int, Emit], FileHash]
+    ) -> FileHash:
         with self._steady(path, found) as fd:
-            job = _Job(fd, found.size, PageWriter(emit), blake3(max_threads=self._max_threads))
-            how(job)
-        return FileHash(ObjectRef(found.size, self._block_size, job.tree.finish()), Digest(job.plain.digest()))
+            return how(fd, found.size, emit)
 
     @contextmanager
     def _steady(self, path: bytes, found: FoundFile) -> Iterator[int]:
@@ -145,20 +136,21 @@ class Hashers:
 
     # --- up to LARGE -------------------------------------------------------------------------------------------------
 
-    def _hash_medium(self, job: _Job) -> None:
+    def _hash_medium(self, fd: int, size: int, emit: Emit) -> FileHash:
         buffer = self._buffer()
+        tree = PageWriter(emit)
         plain = blake3()  # pieces are too short to share between threads, which are busy anyway
-        for start in range(0, job.size, self._block_size):
+        for start in range(0, size, self._block_size):
             leaf = leaf_hasher()
-            end = min(start + self._block_size, job.size)
+            end = min(start + self._block_size, size)
             for at in range(start, end, _PIECE):
                 piece = buffer[: min(_PIECE, end - at)]
-                read_exactly(job.fd, piece, at)
+                read_exactly(fd, piece, at)
                 leaf.update(piece)
                 plain.update(piece)
                 self._meter.hashed(len(piece))
-            job.tree.add(leaf.digest())
-        job.plain = plain
+            tree.add(leaf.digest())
+        return FileHash(ObjectRef(size, self._block_size, tree.finish()), Digest(plain.digest()))
 
     def _hash_pack(self, path: bytes, pack: Pack) -> PackHash:
         result = PackHash(None, {}, [])
@@ -191,94 +183,19 @@ class Hashers:
 
     # --- larger ------------------------------------------------------------------------------------------------------
 
-    def _hash_large(self, job: _Job) -> None:
-        """While the workers read and hash one chunk's blocks, the chunk before it is hashed for b3sum."""
-        chunk = max(_CHUNK, self._block_size)
-        buffers = [memoryview(bytearray(min(chunk, job.size))) for _ in range(2)]
-        ahead: tuple[memoryview, list[Future[Digest]]] | None = None
-        try:
-            for start, end, is_hole in _pieces(job.fd, job.size, self._block_size, chunk):
-                before, ahead = ahead, None
-                if not is_hole:
-                    ahead = self._read_ahead(job, buffers[0], start, end)
-                    buffers.reverse()
-                if before:
-                    self._take(job, *before)
-                if is_hole:
-                    self._take_hole(job, end - start)
-            if ahead:
-                self._take(job, *ahead)
-        finally:
-            # Nobody may read from the descriptor once it is closed: its number may be another file's by then.
-            wait(ahead[1] if ahead else ())
-
-    def _read_ahead(
-        self, job: _Job, buffer: memoryview, start: int, end: int
-    ) -> tuple[memoryview, list[Future[Digest]]]:
-        step = self._block_size
-        blocks = [buffer[at : min(at + step, end - start)] for at in range(0, end - start, step)]
-        leaves = [self._workers.submit(_read_leaf, job.fd, block, start + i * step) for i, block in enumerate(blocks)]
-        return buffer[: end - start], leaves
-
-    def _take(self, job: _Job, chunk: memoryview, leaves: Sequence[Future[Digest]]) -> None:
-        job.tree.add(b"".join(leaf.result() for leaf in leaves))
-        job.plain.update(chunk)
-        self._meter.hashed(len(chunk))
-
-    def _take_hole(self, job: _Job, size: int) -> None:
-        """Blocks of zeros: their leaf is known; only b3sum has to go through them."""
-        blocks, rest = divmod(size, self._block_size)
-        for at in range(0, blocks, _LEAVES):
-            job.tree.add(zero_leaf(self._block_size) * min(_LEAVES, blocks - at))
-        if rest:
-            job.tree.add(zero_leaf(rest))
-        for at in range(0, size, len(_ZEROS)):
-            job.plain.update(memoryview(_ZEROS)[: size - at])
-            self._meter.hashed(min(len(_ZEROS), size - at))
+    def _hash_large(self, fd: int, size: int, emit: Emit) -> FileHash:
+        shared = self._threads >= MANY or (self._threads > 1 and _is_sparse(fd))
+        relay = Relay(fd, size, self._block_size, shared=shared, emit=emit, tick=self._meter.hashed)
+        runners = [self._workers.submit(relay.run) for _ in range(self._threads)]
+        # Nobody may read from the descriptor once it is closed: its number may be another file's by then.
+        wait(runners)
+        errors = [error for runner in runners if (error := runner.exception())]
+        if errors:
+            raise next((error for error in errors if not isinstance(error, Abandoned)), errors[0])
+        return FileHash(*relay.finish())
 
 
-@dataclass(slots=True)
-class _Job:
-    """One file being hashed."""
-
-    fd: int
-    size: int
-    tree: PageWriter
-    plain: blake3
-
-
-def _read_leaf(fd: int, block: memoryview, at: int) -> Digest:
-    read_exactly(fd, block, at)
-    return leaf_hash(block)
-
-
-def read_exactly(fd: int, place: memoryview, at: int) -> None:
-    """Fill `place` from offset `at`. Raises OSError; Unsteady if the file is shorter."""
-    while place:
-        n = os.preadv(fd, [place], at)
-        if n == 0:
-            raise Unsteady
-        place, at = place[n:], at + n
-
-
-def _pieces(fd: int, size: int, block_size: int, chunk: int) -> Iterator[tuple[int, int, bool]]:
-    """Cut a file into (start, end, is a hole): runs of whole blocks in holes, of any length, and chunks of the rest."""
-    at = 0
-    while at < size:
-        data = min(_seek(fd, at, os.SEEK_DATA, size), size)
-        start = size if data == size else data - data % block_size
-        if start > at:
-            yield at, start, True
-        # Up to the next hole, blocks that it touches included.
-        hole = min(_seek(fd, data, os.SEEK_HOLE, size), size) if data < size else size
-        at = min(-(-hole // block_size) * block_size, size)
-        for begin in range(start, at, chunk):
-            yield begin, min(begin + chunk, at), False
-
-
-def _seek(fd: int, at: int, whence: int, size: int) -> int:
-    """Where data or a hole begins. A file system that does not know says that all is data."""
-    try:
-        return os.lseek(fd, at, whence)
-    except OSError as error:
-        return at if whence == os.SEEK_DATA and error.errno != errno.ENXIO else size
+def _is_sparse(fd: int) -> bool:
+    """Whether a file is mostly holes."""
+    status = os.fstat(fd)
+    return status.st_blocks * 512 < status.st_size // 2

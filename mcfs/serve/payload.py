@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from mcfs.protocol.ids import Node
     from mcfs.protocol.merkle import Buffer
 
-CACHE_BYTES: Final = 64 << 20
-"""Framed nodes kept for repair and for readers that come a little later: what 64 channels of 1 MiB hold."""
+CACHE_BYTES: Final = 48 << 20
+"""Framed nodes kept for repair and for readers that come a little later."""
 
 REPAIR_CHUNK: Final = 64
 """Repair symbols made at a time, at least."""

@@ -74,11 +74,14 @@ class ChannelState:
 
 
 class Kind(Enum):
-    """Which queue of passes a node is for."""
+    """Which queue of passes a channel is for: that of small nodes, else the first one that fits a listener of it."""
 
     SMALL = 0
-    MODEST = 1
-    GREEDY = 2
+    LIGHT = 1
+    """For hosts that listen to little: who reads a byte here and there."""
+    MODEST = 2
+    GREEDY = 3
+    """For hosts that listen to more than anybody needs."""
 
 
 LoadQueue = tuple[int, Kind]
@@ -122,7 +125,7 @@ class Queues:
     Entries of channels that were closed or moved on are dropped when they come to the front.
     """
 
-    __slots__ = ("_bursts", "_greedy", "_greedy_next", "_late", "_passes", "_passes_since_late", "_slow", "_small")
+    __slots__ = ("_bursts", "_greedy_next", "_late", "_light_next", "_passes", "_passes_since_late", "_slow")
 
     def __init__(self, *, slow: bool = False) -> None:
         """`slow`: late bursts get a turn after every PASSES_BEFORE_LATE passes."""
@@ -130,54 +133,66 @@ class Queues:
         self._passes_since_late = 0
         self._bursts: dict[ChannelState, None] = {}
         self._late: dict[ChannelState, None] = {}
-        self._small: dict[ChannelState, None] = {}
-        self._passes: dict[ChannelState, None] = {}
-        self._greedy: dict[ChannelState, None] = {}
-        """Passes for hosts that listen to too much."""
+        self._passes: dict[Kind, dict[ChannelState, None]] = {kind: {} for kind in Kind}
+        self._light_next = True
         self._greedy_next = False
 
     def __bool__(self) -> bool:
-        return bool(self._bursts or self._small or self._passes or self._greedy or self._late)
+        return bool(self._bursts or self._late or any(self._passes.values()))
 
     @property
     def length(self) -> int:
-        """Passes that wait, small ones not counted."""
-        return len(self._passes)
+        """Passes that wait for hosts that read as fast as they can."""
+        return len(self._passes[Kind.MODEST])
 
-    def push_pass(self, state: ChannelState, *, greedy: bool) -> None:
+    def push_pass(self, state: ChannelState, kind: Kind) -> None:
         self.remove(state)
-        queue = self._small if state.k <= SMALL_K else self._greedy if greedy else self._passes
-        queue[state] = None
+        self._passes[kind][state] = None
 
     def part(self, state: ChannelState) -> None:
         """All its listeners have become greedy: its pass, if one waits, goes from the common queue."""
-        if state in self._passes:
-            del self._passes[state]
-            self._greedy[state] = None
+        if state in self._passes[Kind.MODEST]:
+            del self._passes[Kind.MODEST][state]
+            self._passes[Kind.GREEDY][state] = None
 
     def push_burst(self, state: ChannelState) -> None:
         self.remove(state)
         (self._bursts if state.bursts <= URGENT_BURSTS else self._late)[state] = None
 
     def remove(self, state: ChannelState) -> None:
-        if state in self._passes or state in self._greedy:
-            self._greedy_next = state in self._passes
+        """It has had its turn, or is to get another one."""
+        if state in self._passes[Kind.LIGHT]:
+            self._light_next = False
+            self._passes_since_late += 1
+        elif state in self._passes[Kind.MODEST] or state in self._passes[Kind.GREEDY]:
+            self._light_next = True
+            self._greedy_next = state in self._passes[Kind.MODEST]
             self._passes_since_late += 1
         elif state in self._late:
             self._passes_since_late = 0
-        for queue in (self._bursts, self._late, self._small, self._passes, self._greedy):
+        for queue in (self._bursts, self._late, *self._passes.values()):
             queue.pop(state, None)
 
     def urgent(self) -> Iterator[ChannelState]:
         return self._live(self._bursts)
 
     def passes(self) -> Iterator[ChannelState]:
-        yield from self._live(self._small)
-        if self._slow and self._passes_since_late >= PASSES_BEFORE_LATE:
+        """Small ones first. Those for hosts that listen to little take turns with the others, and among these those for
+        greedy hosts; whose turn it is changes with each one that has come to its end."""
+        if self._slow and self._passes_since_late >= PASSES_BEFORE_LATE and not self._front(Kind.SMALL):
             yield from self._live(self._late)
-        both = (self._greedy, self._passes) if self._greedy_next else (self._passes, self._greedy)
-        for queue in both:
-            yield from self._live(queue)
+        while (state := next(filter(None, map(self._front, self._turns())), None)) is not None:
+            yield state
+            if any(state is self._front(kind) for kind in Kind):  # the caller could not use it
+                return
+
+    def _turns(self) -> tuple[Kind, ...]:
+        others = (Kind.GREEDY, Kind.MODEST) if self._greedy_next else (Kind.MODEST, Kind.GREEDY)
+        turns = (Kind.LIGHT, *others) if self._light_next else (*others, Kind.LIGHT)
+        return (Kind.SMALL, *turns)
+
+    def _front(self, kind: Kind) -> ChannelState | None:
+        return next(self._live(self._passes[kind]), None)
 
     def late(self) -> Iterator[ChannelState]:
         return self._live(self._late)

@@ -79,6 +79,9 @@ MODEST_CHANNELS: Final = 128
 a client holds, since leaves may be reported after joins. Otherwise a host that joins all that it can and leaves nothing
 has 256 passes before each one of the others, and these, whose windows follow the wait, stay small: a copy took ten
 times as long."""
+LIGHT_CHANNELS: Final = 4
+"""Channels of one host up to which its passes take turns with all others, whose windows make queues of 50 to 100 ms: a
+page, a block, and what was fetched ahead or is not left yet. Who reads as fast as he can has eight and more."""
 REMEMBERED_REPAIRS: Final = 65536
 RANDOM_REPAIR_START: Final = 256
 """Repair symbols are numbered from K plus a random start, so that a restarted or a second server does not repeat them.
@@ -351,6 +354,19 @@ class Scheduler:
         """Whether all who listen to it listen to more than anybody needs. A proxy stands for many."""
         return not self._proxies and all(len(self._channels_of[host]) > MODEST_CHANNELS for host in state.marks)
 
+    def _is_light(self, state: ChannelState) -> bool:
+        """Whether somebody listens to it who listens to little. What goes round and round keeps its order."""
+        if NOBODY in state.marks:
+            return False
+        return any(len(self._channels_of[host]) <= LIGHT_CHANNELS for host in state.marks)
+
+    def _kind(self, state: ChannelState) -> Kind:
+        if state.k <= SMALL_K:
+            return Kind.SMALL
+        if self._is_light(state):
+            return Kind.LIGHT
+        return Kind.GREEDY if self._is_greedy(state) else Kind.MODEST
+
     def _part(self, state: ChannelState) -> None:
         """The hosts that listen to it have become greedy: it goes from the common queues."""
         pace, node = state.channel.pace, state.channel.node
@@ -421,8 +437,7 @@ class Scheduler:
     def _queue_load(self, state: ChannelState) -> None:
         """In a second queue as well if another channel, or another host, wants the node sooner than the first."""
         if state.channel.node not in self._under_way:
-            kind = Kind.SMALL if state.k <= SMALL_K else Kind.GREEDY if self._is_greedy(state) else Kind.MODEST
-            self._to_load.setdefault((state.channel.pace, kind), {})[state.channel.node] = None
+            self._to_load.setdefault((state.channel.pace, self._kind(state)), {})[state.channel.node] = None
 
     def _unqueue_load(self, node: Node) -> None:
         for waiting in self._to_load.values():
@@ -435,7 +450,7 @@ class Scheduler:
 
     def _resume_pass(self, state: ChannelState) -> None:
         state.state = State.PASS
-        self._queues[state.channel.pace].push_pass(state, greedy=self._is_greedy(state))
+        self._queues[state.channel.pace].push_pass(state, self._kind(state))
 
     def _park(self, state: ChannelState, now: float) -> None:
         state.state = State.PARKED

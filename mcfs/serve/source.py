@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mcfs.serve.beneath import open_regular
 from mcfs.serve.descriptors import Descriptors
-from mcfs.serve.hashing import Unsteady, read_exactly
+from mcfs.serve.reading import Unsteady, read_exactly
 
 if TYPE_CHECKING:
     from collections.abc import Callable

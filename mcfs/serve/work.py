@@ -18,8 +18,8 @@ from mcfs.protocol.catalog import Extent, FileEntry
 from mcfs.protocol.ids import Digest
 from mcfs.serve import pack
 from mcfs.serve.beneath import join
-from mcfs.serve.hashing import FileHash, Hashers, PackHash, Unsteady
 from mcfs.serve.ledger import Known, Ledger, Packed
+from mcfs.serve.reading import Unsteady
 from mcfs.serve.walk import FoundDirectory, FoundFile, found_file
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from mcfs.protocol.ids import ObjectRef
     from mcfs.serve.beneath import Beneath
+    from mcfs.serve.hashing import FileHash, Hashers, PackHash
 
 ATTEMPTS: Final = 4
 """How often a file that changes while it is read is hashed: once and three times again."""

@@ -87,7 +87,8 @@ class Network:
         if reception is None:
             return
         if keep:
-            reception.stop(reader.number)
+            if reader.port is None or not reader.port.at_host:  # what is in its buffer is read all the same
+                reception.stop(reader.number)
             return
         reception.free(reader.number)
         if not len(reception):

@@ -49,6 +49,9 @@ class Cache:
     def load(self, node: Node) -> memoryview | None:
         return self._file.data(node) if node in self.nodes else None
 
+    def load_at_once(self, node: Node) -> memoryview | None:
+        return self.load(node)
+
     def drop(self, node: Node) -> None:
         self.nodes.discard(node)
 

@@ -32,7 +32,7 @@ ELSEWHERE: Final = ROOT / "build" / "benchmarks"
 DESCRIPTION: Final = "Measures mcfs, beside other tools and alone, in network namespaces of this machine."
 FRESH: Final = 2048 * MIB
 QUICK: Final = ["--size", "256", "--shared-size", "64", "--runs", "1", "--readers", "1,4", "--losses", "0,5"]
-QUICK_MEASURES: Final = ("one-reader", "readers", "loss", "together", "first-byte")
+QUICK_MEASURES: Final = ("one-reader", "readers", "loss", "together")
 
 
 class Given(NamedTuple):
@@ -183,7 +183,17 @@ def touched() -> str:
     return f"{fresh // MIB} MiB of memory touched in {first:.2f} s, then in {second:.2f} s"
 
 
-def run(given: Given, command: str) -> int:
+def command_for(name: str, words: Sequence[str]) -> str:
+    """What measures one of the measures again, with the options that were given."""
+    others = list(words)
+    for option in ("-m", "--measures"):
+        if option in others:
+            place = others.index(option)
+            del others[place : place + 2]
+    return shlex.join(["script/bench", "-m", name, *(word for word in others if word != "--write")])
+
+
+def run(given: Given, words: Sequence[str]) -> int:
     """0, or 1 when something failed."""
     failed = False
     facts = [*machine.describe(given.tools), touched()]
@@ -193,7 +203,7 @@ def run(given: Given, command: str) -> int:
         rows = run_measure(bench, name)
         failed = failed or any(row.failed for row in rows)
         load = f"load after it {os.getloadavg()[0]:.1f}"
-        measured = report.Measured(name, rows, bench.trials, [*facts, load], command)
+        measured = report.Measured(name, rows, bench.trials, [*facts, load], command_for(name, words))
         for problem in report.write(measured, given.output):
             print(f"bench: {problem}", file=sys.stderr)
     if given.output == DOCUMENTED:
@@ -217,4 +227,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tempfile.TemporaryDirectory(prefix=f"{PREFIX}-{os.getpid()}-", dir=given.options.directory) as place,
     ):
         options = replace(given.options, directory=Path(place), tools=tools)
-        return run(given._replace(options=options, tools=tools), shlex.join(["script/bench", *words]))
+        return run(given._replace(options=options, tools=tools), words)

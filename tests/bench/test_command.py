@@ -114,14 +114,20 @@ def test_a_failed_measure_is_a_row_and_the_next_one_runs(
     monkeypatch.setitem(MEASURES, "tree", works)
     monkeypatch.setattr(command, "touched", lambda: "memory")
     given = parse(["-m", "idle,tree", "--output", str(tmp_path)])
-    assert command.run(given, "script/bench") == 1
+    assert command.run(given, []) == 1
     printed = capsys.readouterr().out
     assert "| idle | first | 1 |" in printed
     assert "| idle | idle | failed: exit code 1: no such file |" in printed
     assert "| tree | second | 2 | < 3 |" in printed
     assert "| second | 2 | < 3 |" in (tmp_path / "tree.md").read_text()
     assert "failed: exit code 1" in (tmp_path / "idle.csv").read_text()
-    assert command.run(parse(["-m", "tree", "--output", str(tmp_path)]), "script/bench") == 0
+    assert command.run(parse(["-m", "tree", "--output", str(tmp_path)]), []) == 0
+
+
+def test_each_page_has_the_command_for_it() -> None:
+    assert command.command_for("loss", []) == "script/bench -m loss"
+    words = ["-m", "loss,idle", "--runs", "5", "--write"]
+    assert command.command_for("idle", words) == "script/bench -m idle --runs 5"
 
 
 def test_programs_that_are_missing() -> None:

@@ -80,6 +80,13 @@ class FaultyDisk(Disk):
         self._call("pread")
         return super().pread(fd, length, offset)
 
+    def pread_at_once(self, fd: int, length: int, offset: int) -> memoryview | None:
+        self._call("pread_at_once")
+        return super().pread_at_once(fd, length, offset)
+
+    def is_in_memory(self, at: int) -> bool:
+        return False
+
     def pwrite(self, fd: int, data: memoryview, offset: int) -> int:
         self._call("pwrite")
         return super().pwrite(fd, data[: self.longest_write], offset)

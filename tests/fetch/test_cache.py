@@ -7,12 +7,15 @@ import itertools
 import logging
 import os
 import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from mcfs.fetch.cache import Cache
+from mcfs.fetch.cachedisk import Disk
 from mcfs.fetch.cachefile import MAX_MAP_BYTES, can_keep, layout_of
 from mcfs.protocol.ids import Digest, Node, ObjectRef
 
@@ -20,9 +23,6 @@ from .cachefakes import BLOCK, FaultyDisk, Sample, disk_usage, failing, object_f
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from mcfs.fetch.cachedisk import Disk
 
 MIB = 1024 * 1024
 LIMIT = 64 * MIB
@@ -97,6 +97,73 @@ def test_ranges_only_of_what_this_process_verified(tmp_path: Path) -> None:
     cache.mark_verified(node)
     assert plain(cache.load_range(node, 100, 50)) == data[100:150]
     cache.close()
+
+
+class Refusing(FaultyDisk):
+    """A disk on whose files the kernel never says that it has something in memory."""
+
+    def pread_at_once(self, fd: int, length: int, offset: int) -> memoryview | None:
+        return None
+
+
+def test_what_is_in_memory_is_loaded_at_once(tmp_path: Path) -> None:
+    """The kernel may have thrown it out since it was written, or have a file system that does not tell: then None."""
+    sample = Sample(1, 3 * BLOCK + 5)
+    cache = open_cache(tmp_path)
+    for node in sample.nodes():
+        assert cache.load_at_once(node) is None
+        assert cache.store(node, sample.bytes(node))
+        assert plain(cache.load(node)) == sample.bytes(node)
+        assert plain(cache.load_at_once(node)) in (sample.bytes(node), None)
+    cache.drop(sample.node(0))
+    assert cache.load_at_once(sample.node(0)) is None
+    cache.close()
+    assert cache.load_at_once(sample.node(1)) is None
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="/dev/shm is not a file system of its own")
+def test_a_file_system_in_memory_never_waits() -> None:
+    sample = Sample(1, BLOCK)
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix=f"mcfs-test-{os.getpid()}-") as directory:
+        cache = open_cache(Path(directory))
+        assert cache.store(sample.node(0), sample.bytes(sample.node(0)))
+        assert plain(cache.load_at_once(sample.node(0))) == sample.bytes(sample.node(0))
+        cache.close()
+
+
+def test_what_would_wait_stays_and_what_cannot_be_read_goes(tmp_path: Path) -> None:
+    sample = Sample(1, BLOCK)
+    node = sample.node(0)
+    cache = open_cache(tmp_path, Refusing())
+    assert cache.store(node, sample.bytes(node))
+    assert cache.load_at_once(node) is None
+    assert plain(cache.load(node)) == sample.bytes(node)
+    cache.close()
+
+    cache = open_cache(tmp_path, FaultyDisk(failing(errno.EIO, "pread_at_once")))
+    assert cache.has(node)
+    assert cache.load_at_once(node) is None
+    assert not cache.has(node)
+    cache.close()
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_kernel_that_would_wait_or_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def preadv(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("mcfs.fetch.cachedisk.os.preadv", preadv)
+    with (tmp_path / "file").open("wb+") as file:
+        file.write(b"x")
+        assert Disk().pread_at_once(file.fileno(), 1, 0) is None
+
+
+def test_a_part_in_memory_is_not_enough(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"short")
+    with (tmp_path / "file").open("rb") as file:
+        assert Disk().pread_at_once(file.fileno(), 6, 0) is None
 
 
 def test_what_is_not_there_cannot_be_marked(cache: Cache) -> None:

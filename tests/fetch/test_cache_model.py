@@ -70,6 +70,13 @@ class CacheMachine(RuleBasedStateMachine):
             assert data == self.may_have[node]
             self.last = node
 
+    @rule(node=nodes)
+    def load_at_once(self, node: Node) -> None:
+        data = plain(self.cache.load_at_once(node))
+        if data is not None:
+            assert data == self.may_have[node]
+            self.last = node
+
     @rule(node=nodes, start=st.integers(0, 1 << 20), length=st.integers(0, BLOCK))
     def load_range(self, node: Node, start: int, length: int) -> None:
         start %= node.size

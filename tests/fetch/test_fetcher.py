@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mcfs.fetch.batches import TICK
+from mcfs.fetch.batches import HURRY, TICK
 from mcfs.fetch.fetcher import SILENT_PLACES, Assembled, Changes, Failed, Fetcher, Limits
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import Gone, TimedOut
@@ -61,6 +61,44 @@ def test_batches_are_limited_to_one_per_tick_after_a_few() -> None:
     assert made[:3] == [0.0, 0.005, 0.01]
     assert len(made) <= 3 + 0.5 / TICK
     assert (np.diff(made[3:]) >= TICK - 0.0001).all()
+
+
+def batch_times(f: Fetcher, *, awaited: bool) -> list[float]:
+    """When batches are made for somebody who wants another node every 5 ms."""
+    made = []
+    for step in range(100):
+        now = step * 0.005
+        f.want(node(step), group(step), b"o", urgent=True, awaited=awaited, now=now)
+        if f.changes(now=now):
+            made.append(now)
+    return made
+
+
+def test_what_somebody_waits_for_is_joined_sooner() -> None:
+    gaps = np.diff(batch_times(Fetcher(Limits(max_groups=256)), awaited=True)[3:])
+    assert gaps == pytest.approx(HURRY)
+
+
+def test_what_is_only_sent_for_others_is_not() -> None:
+    gaps = np.diff(batch_times(Fetcher(Limits(max_groups=256)), awaited=False)[3:])
+    assert gaps == pytest.approx(TICK)
+
+
+def test_on_a_kernel_with_slow_timers_there_is_no_hurry() -> None:
+    gaps = np.diff(batch_times(Fetcher(Limits(max_groups=256, hurry=TICK)), awaited=True)[3:])
+    assert gaps == pytest.approx(TICK)
+
+
+def test_what_is_fetched_ahead_hurries_when_somebody_begins_to_wait() -> None:
+    f = Fetcher(Limits())
+    for index in range(4):
+        want(f, index, now=0.0)
+        f.changes(now=0.0)
+    f.handle_timeout(now=0.0)
+    assert f.next_timeout(now=0.0) == pytest.approx(TICK)
+    f.want(node(3), group(3), b"o", urgent=True, awaited=True, now=0.0)
+    assert f.next_timeout(now=0.0) == pytest.approx(HURRY)
+    assert joins(f.changes(now=HURRY)) == {3}
 
 
 def test_no_more_groups_than_allowed() -> None:

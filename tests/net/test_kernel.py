@@ -33,6 +33,10 @@ def test_an_interface_that_is_not_there() -> None:
     assert kernel.forced_mld_version("no-such-interface") is None
 
 
+def test_a_jiffy_is_what_hz_may_be() -> None:
+    assert 0.001 <= kernel.jiffy() <= 0.0101
+
+
 def test_membership() -> None:
     try:
         index = socket.if_nametoindex("lo")

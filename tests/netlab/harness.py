@@ -192,13 +192,14 @@ class Site:
         state: Path | None = None,
         options: Sequence[str] = (),
         interfaces: Sequence[str] = (INTERFACE,),
+        deadline: float = START_DEADLINE,
     ) -> Serving:
         """Returns when it serves. With the `state` of one before it is the same publisher."""
         state = state or self.new_directory("state")
         named = [word for name in interfaces for word in ("-i", name)]
         job = self.start(host, [*SERVE, *named, "--state-dir", state, *options, *paths])
         wait_until(
-            lambda: not job.running or job.output.count("\nserving ") == len(paths), START_DEADLINE, "mcfs-serve serves"
+            lambda: not job.running or job.output.count("\nserving ") == len(paths), deadline, "mcfs-serve serves"
         )
         assert job.running, job.output
         return Serving(job, state)

@@ -26,9 +26,9 @@ from mcfs.protocol.ids import Digest, ObjectRef
 from mcfs.protocol.merkle import object_of, pages, tree_levels
 from mcfs.serve import pack
 from mcfs.serve.beneath import Beneath, open_root
-from mcfs.serve.hashing import _pieces
 from mcfs.serve.listing import Item, ListingBuilder, OwnerNames, weigh
 from mcfs.serve.pages import PageWriter
+from mcfs.serve.reading import pieces as cut_file
 from mcfs.serve.walk import FoundFile
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def test_pieces_cover_a_file_and_holes_are_zeros(
             file.write(b"x" * max(0, min(length, size - at)))
     content = path.read_bytes()
     with path.open("rb") as file:
-        pieces = list(_pieces(file.fileno(), size, BLOCK, 4 * BLOCK))
+        pieces = list(cut_file(file.fileno(), size, BLOCK, 4 * BLOCK))
     ends = [0, *(end for _, end, _ in pieces)]
     assert [start for start, _, _ in pieces] == ends[:-1]
     assert ends[-1] == size
@@ -212,8 +212,8 @@ def test_a_file_system_that_knows_no_holes(sparse: int, monkeypatch: pytest.Monk
     def lseek(fd: int, at: int, whence: int) -> int:
         raise OSError(22, "Invalid argument")
 
-    monkeypatch.setattr("mcfs.serve.hashing.os.lseek", lseek)
-    assert list(_pieces(sparse, 5 * BLOCK + 1, BLOCK, 4 * BLOCK)) == [
+    monkeypatch.setattr("mcfs.serve.reading.os.lseek", lseek)
+    assert list(cut_file(sparse, 5 * BLOCK + 1, BLOCK, 4 * BLOCK)) == [
         (0, 4 * BLOCK, False),
         (4 * BLOCK, 5 * BLOCK + 1, False),
     ]

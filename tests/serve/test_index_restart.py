@@ -292,7 +292,7 @@ def test_spooled_pages_of_a_file_that_changed_are_dropped(
     os.truncate(share / "huge", SPOOLED)
     with (share / "huge").open("r+b") as file:
         file.write(b"some data")
-    monkeypatch.setattr("mcfs.serve.hashing.read_exactly", Meddler(share / "huge", iter([b"x"])))
+    monkeypatch.setattr("mcfs.serve.relay.read_exactly", Meddler(share / "huge", iter([b"x"])))
     snapshot = index.scan(share, b"s", now_ms=NOW)
     assert (snapshot.total_bytes, snapshot.warnings) == (SPOOLED + 1, ())
     assert count("nodes WHERE level > 0", index_state(index)) == 66 + 1

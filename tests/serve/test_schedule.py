@@ -10,7 +10,7 @@ from mcfs.serve.holding import FIRST_HOLD, HOLD_UP, MAX_HOLD
 from mcfs.serve.holdoff import HOLD_OFF
 from mcfs.serve.payload import Payload, PayloadCache
 from mcfs.serve.queues import MAX_LOAD_AHEAD
-from mcfs.serve.schedule import MODEST_CHANNELS, Scheduler, Transmission
+from mcfs.serve.schedule import LIGHT_CHANNELS, MODEST_CHANNELS, Scheduler, Transmission
 
 T = 1024
 K = MIN_BLOCK_SIZE // T
@@ -81,6 +81,37 @@ def test_a_host_that_wants_too_much_has_every_second_turn() -> None:
         s.joined(B, channel(index), now=0.0)
     theirs = [index for index in begun(s, 20) if index >= 150]
     assert len(theirs) in (9, 10)
+
+
+def test_who_reads_a_little_has_every_second_turn() -> None:
+    s = scheduler(symbol_size=T // 2)
+    for index in range(100):
+        s.joined(A, channel(index), now=0.0)
+    for index in range(150, 150 + LIGHT_CHANNELS):
+        s.joined(B, channel(index), now=0.0)
+    order = begun(s, 20)
+    assert [index >= 150 for index in order[:10]].count(True) == LIGHT_CHANNELS
+    assert order[0] < 5 or order[1] < 5, "the others have the other turns"
+
+
+def test_many_who_read_a_little_leave_half_of_the_link_to_others() -> None:
+    s = scheduler(symbol_size=T // 2)
+    for index in range(100):
+        s.joined(A, channel(index), now=0.0)
+    for number in range(40):
+        s.joined(Host(bytes([number]) * 16), channel(150 + number), now=0.0)
+    order = begun(s, 30)
+    assert 13 <= sum(index >= 150 for index in order) <= 17
+
+
+def test_one_who_begins_does_not_wait_for_what_another_has_queued() -> None:
+    s = scheduler(symbol_size=T // 2)
+    for index in range(100):
+        s.joined(A, channel(index), now=0.0)
+    begun(s, 1)
+    s.joined(B, channel(150), now=0.01)
+    order = begun(s, 4)
+    assert 150 in order[:2]
 
 
 def test_what_another_wants_too_is_not_held_up_by_a_greedy_host() -> None:
