@@ -442,3 +442,31 @@ def test_readers_that_leave_late_are_waited_for_longer() -> None:
     assert first[0] == 1
     assert first[-40:].count(0) >= 38
     assert s.shares[0] < 0.003
+
+
+def test_a_host_in_another_class_is_not_waited_for() -> None:
+    s = scheduler()
+    s.joined(A, channel(0), now=0.0)
+    s.joined(B, channel(1), now=0.0)
+    assert s.hold() > 0
+    s.joined(B, channel(1, 3), now=0.1)
+    assert s.hold() == s.hold(3) == 0.0
+
+
+def test_each_class_is_named_by_itself() -> None:
+    s = scheduler()
+    for index in range(5):
+        s.joined(A, channel(index), now=0.0)
+    s.joined(B, channel(0, 2), now=0.0)
+    assert s.ahead(3) == {0: [channel(index).group for index in (4, 3, 2)], 2: [channel(0, 2).group]}
+
+
+def test_each_class_learns_its_own_share() -> None:
+    s = scheduler()
+    s.joined(A, channel(0, 2), now=0.0)
+    now = 0.0
+    while s.counters.bursts < 2:
+        drain(s, now)
+        now += 0.05
+    assert s.shares[2] > 0.0
+    assert s.shares[0] == s.shares[1] == s.shares[3] == 0.0
