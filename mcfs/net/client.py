@@ -26,6 +26,7 @@ from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, L
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
 from mcfs.fetch.shares import ShareTable
+from mcfs.net.gathering import Gathering
 from mcfs.net.kernel import jiffy
 from mcfs.net.linkwatch import follow
 from mcfs.net.loader import WorkerPool
@@ -50,10 +51,6 @@ log = logging.getLogger(__name__)
 
 TURN: Final = 0.004
 """Seconds of receiving after which leaves, deadlines and FUSE replies get their turn."""
-FEW: Final = 256 << 10
-GATHER: Final = 0.001
-"""When less than FEW bytes have come, the next are looked for after so many seconds: each look costs as much as 30
-datagrams, and one for every datagram took 90 % of a core at 100 Mbit/s."""
 MAX_LISTING_BYTES: Final = 32 << 20
 """Encoded bytes of the listings that are kept decoded."""
 CONTROL_RATE: Final = 200
@@ -337,18 +334,18 @@ class Client:
         self._cache.close()
 
     async def _receive_loop(self) -> None:
+        gathering = Gathering(self._receiver.usable)
         while True:
             await trio.lowlevel.wait_readable(self._receiver.socket)
-            end, few = self._clock() + TURN, False
-            while not few and (runs := self._receiver.receive()) is not None:
+            now = self._clock()
+            end, wait = now + TURN, 0.0
+            while not wait and now < end and (runs := self._receiver.receive()) is not None:
                 now = self._clock()
                 for run in runs:
                     self._received(run, now)
                 self._pump(now)
-                few = sum(run.datagrams.nbytes for run in runs) < FEW
-                if now > end:
-                    break
-            await trio.sleep(GATHER if few else 0)
+                wait = gathering.seconds(sum(run.datagrams.nbytes for run in runs), now=now)
+            await trio.sleep(wait)
 
     async def _time_loop(self) -> None:
         while True:
