@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 STATUS_FILE: Final = "status.json"
 GC_THRESHOLD: Final = 20_000
 """Allocations between two collections: with the default of 700 an index of 100,000 files takes half as long again."""
-KEPT_MEMORY: Final = 16 << 20
-"""Bytes; what is loaded ahead."""
+KEPT_MEMORY: Final = 8 << 20
+"""Bytes; half of what is loaded ahead."""
 _VERBOSITY: Final = {-1: logging.WARNING, 0: logging.INFO, 1: logging.INFO}
 _DAD_SECONDS: Final = 3.0
 """Longest wait for a link-local address that is still being checked for duplicates (RFC 4862: one second)."""

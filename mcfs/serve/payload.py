@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mcfs.protocol.ids import Node
     from mcfs.protocol.merkle import Buffer
 
-CACHE_BYTES: Final = 48 << 20
+CACHE_BYTES: Final = 32 << 20
 """Framed nodes kept for repair and for readers that come a little later."""
 
 REPAIR_CHUNK: Final = 64
