@@ -514,7 +514,7 @@ class Fetcher:
         assembly = self._assembly(fetch, source, run.symbols.shape[-1])
         if assembly is None:
             return
-        t = run.symbols.shape[1]
+        t = run.symbols.shape[-1]
         seen = source_range(run.esis, fec.source_symbols(fetch.length, t), contiguous=run.contiguous)
         self._trace(fetch, seen, len(run.esis), t, now)
         self._count(fetch, source, assembly, len(run.esis), assembly.add(run), now)

@@ -74,6 +74,8 @@ TRAIL_SECONDS: Final = 0.25
 """A longer pass is counted in pieces."""
 SLACK: Final = 0.004
 """Seconds that a slow reader may be away from its socket: what the server sends meanwhile must fit its buffer."""
+KEPT: Final = 3.5
+"""Seconds without an announcement after which another server of an origin counts: three of them."""
 MAX_SERVERS: Final = 256
 MAX_ORIGINS: Final = 4096
 
@@ -193,6 +195,11 @@ class Reception:
         self._wait = PROBE
         self._risen_at = float("-inf")
         self._kept_until = float("-inf")
+
+    def set_rate(self, rate: int, floor: int) -> None:
+        """The server's rate is another one, and so perhaps the fastest class that fits the receive buffer."""
+        self.pace = floor if self.pace == self.floor else max(self.pace, floor)
+        self.rate, self.floor = rate, floor
 
     # --- what comes ---
 
@@ -320,26 +327,32 @@ class Paces:
         self._max_bytes = max_bytes
         self._receptions: OrderedDict[bytes, Reception] = OrderedDict()
         self._of: dict[bytes, Reception] = {}
+        self._announced_at: dict[bytes, float] = {}
+        """When the server that counts has announced an origin last."""
         self._drops: int | None = None
         self._unexplained = 0
 
     def announced(self, origin: bytes, server: bytes, rate: int, *, now: float) -> None:
-        """A server announced an origin, and its rate in bits per second."""
+        """A server announced an origin, and its rate in bits per second. `server` names it and its publisher: nobody
+        else may say how fast it is. Who announces an origin from two addresses is known by one of them."""
         reception = self._receptions.get(server)
         if reception is None:
             reception = Reception(rate, pace_class(rate, self._max_bytes), now)
             self._receptions[server] = reception
             self._forget()
         elif rate != reception.rate:
-            reception.rate, reception.floor = rate, pace_class(rate, self._max_bytes)
-            reception.pace = max(reception.pace, reception.floor)
+            reception.set_rate(rate, pace_class(rate, self._max_bytes))
         self._receptions.move_to_end(server)
-        if origin in self._of or len(self._of) < MAX_ORIGINS:
-            self._of[origin] = reception
+        known = self._of.get(origin)
+        if known is None and len(self._of) >= MAX_ORIGINS:
+            return
+        if known in (None, reception) or now - self._announced_at.get(origin, now) > KEPT:
+            self._of[origin], self._announced_at[origin] = reception, now
 
     def rounds(self, origin: bytes) -> None:
         """Its server sends everything round and round, and that only in the fastest class."""
         self._of.pop(origin, None)
+        self._announced_at.pop(origin, None)
 
     def reception(self, origin: bytes) -> Reception | None:
         return self._of.get(origin)
@@ -366,6 +379,7 @@ class Paces:
         if len(self._receptions) > MAX_SERVERS:
             _, oldest = self._receptions.popitem(last=False)
             self._of = {origin: r for origin, r in self._of.items() if r is not oldest}
+            self._announced_at = {origin: at for origin, at in self._announced_at.items() if origin in self._of}
 
 
 __all__ = ["Paces", "Reception", "Trail", "pace_class", "source_range"]

@@ -67,7 +67,7 @@ class Tally:
             run = wire.symbol_run_untrusted(datagrams, PROBE_SIZE)
         except BadDatagram:
             return
-        t = run.symbols.shape[1]
+        t = run.symbols.shape[-1]
         if not MIN_SYMBOL_SIZE <= t <= PROBE_SIZE:
             return
         if source not in self._passes and len(self._passes) >= MAX_SOURCES:

@@ -426,7 +426,7 @@ class Client:
         share = self._shares.get(announcement.name)
         if share is not None and share.last_heard == now:
             if announcement.addresses:
-                server = announcement.addresses[0]
+                server = announcement.publisher + announcement.addresses[0]
                 self._fetcher.paces.announced(announcement.name, server, announcement.rate, now=now)
             self._fetcher.announced(announcement.name, share.period, now=now)
             self._tell_pace(announcement.name)

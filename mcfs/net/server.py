@@ -188,9 +188,18 @@ class Server:
             self._ports.review(now=now)
             self._load_more()
             if not self._send_bursts(now):
+                self._after_last()
                 return self._until_next(now)
             if now > end:
                 return 0.0
+
+    def _after_last(self) -> None:
+        """What looking for something to send has brought to light: nodes to load, and such as are gone. Nothing else
+        may come for seconds that would wake this task."""
+        for port in self._ports:
+            if not port.passive:
+                self._tell_gone(port)
+        self._load_more()
 
     def _send_bursts(self, now: float) -> bool:
         """Send bursts for LOOK seconds, of each interface in turn; False if there was none to send."""
@@ -253,7 +262,10 @@ class Server:
         for beacon in link.beacons(now=now):
             datagram = wire.control(wire.BEACON, beacon.body, round(1000 * beacon.hold))
             port.transmitter.send_control(beacon.channel, datagram)
-        for group in link.scheduler.told_gone():
+        self._tell_gone(port)
+
+    def _tell_gone(self, port: Port) -> None:
+        for group in port.link.scheduler.told_gone():
             port.transmitter.send_control(group, self._offer.gone(group))
 
     # --- loading ---

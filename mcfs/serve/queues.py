@@ -101,7 +101,9 @@ class LoadedAhead:
         self._counts: dict[LoadQueue, int] = {}
 
     def has_room(self, queue: LoadQueue, node: Node) -> bool:
-        allowed = min(max(LOAD_AHEAD // node.size, MIN_LOAD_AHEAD), MAX_LOAD_AHEAD)
+        pace, _ = queue
+        least = MIN_LOAD_AHEAD if pace == 0 else 1
+        allowed = min(max((LOAD_AHEAD >> pace) // node.size, least), MAX_LOAD_AHEAD)
         return self._counts.get(queue, 0) < allowed
 
     def add(self, queue: LoadQueue, node: Node) -> None:
@@ -155,12 +157,24 @@ class Queues:
             del self._passes[Kind.MODEST][state]
             self._passes[Kind.GREEDY][state] = None
 
+    def hasten(self, state: ChannelState) -> None:
+        """One of its listeners listens to little: its pass, if one waits, goes from behind those of the others."""
+        for kind in (Kind.MODEST, Kind.GREEDY):
+            if state in self._passes[kind]:
+                del self._passes[kind][state]
+                self._passes[Kind.LIGHT][state] = None
+
     def push_burst(self, state: ChannelState) -> None:
         self.remove(state)
         (self._bursts if state.bursts <= URGENT_BURSTS else self._late)[state] = None
 
     def remove(self, state: ChannelState) -> None:
-        """It has had its turn, or is to get another one."""
+        """It has nothing to send now, or waits for its payload."""
+        for queue in (self._bursts, self._late, *self._passes.values()):
+            queue.pop(state, None)
+
+    def served(self, state: ChannelState) -> None:
+        """It has had its turn: the next one is another's."""
         if state in self._passes[Kind.LIGHT]:
             self._light_next = False
             self._passes_since_late += 1
@@ -170,8 +184,7 @@ class Queues:
             self._passes_since_late += 1
         elif state in self._late:
             self._passes_since_late = 0
-        for queue in (self._bursts, self._late, *self._passes.values()):
-            queue.pop(state, None)
+        self.remove(state)
 
     def urgent(self) -> Iterator[ChannelState]:
         return self._live(self._bursts)

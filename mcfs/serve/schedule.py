@@ -187,7 +187,9 @@ class Scheduler:
         if state.state is State.HELD and self._holding[channel.pace].is_complete(len(state.marks)):
             self._release(state)
         elif state.state is State.LOADING:
-            self._queue_load(state)
+            self._queue_load(state, self._kind_for(host, state))
+        elif state.state is State.PASS and state.share is None and self._kind_for(host, state) is Kind.LIGHT:
+            self._queues[channel.pace].hasten(state)
         elif state.state in (State.PARKED, State.BURST, State.ASKED):
             self._start_pass(state)
 
@@ -360,6 +362,15 @@ class Scheduler:
             return False
         return any(len(self._channels_of[host]) <= LIGHT_CHANNELS for host in state.marks)
 
+    def _kind_for(self, host: Host, state: ChannelState) -> Kind:
+        """Which queue it belongs to as far as this one listener goes."""
+        if state.k <= SMALL_K:
+            return Kind.SMALL
+        channels = len(self._channels_of[host])
+        if channels <= LIGHT_CHANNELS and host != NOBODY:
+            return Kind.LIGHT
+        return Kind.GREEDY if channels > MODEST_CHANNELS and not self._proxies else Kind.MODEST
+
     def _kind(self, state: ChannelState) -> Kind:
         if state.k <= SMALL_K:
             return Kind.SMALL
@@ -432,12 +443,12 @@ class Scheduler:
             self._ahead.discard(node)
         if state not in self._loading[node]:
             self._loading[node].append(state)
-        self._queue_load(state)
+        self._queue_load(state, self._kind(state))
 
-    def _queue_load(self, state: ChannelState) -> None:
+    def _queue_load(self, state: ChannelState, kind: Kind) -> None:
         """In a second queue as well if another channel, or another host, wants the node sooner than the first."""
         if state.channel.node not in self._under_way:
-            self._to_load.setdefault((state.channel.pace, self._kind(state)), {})[state.channel.node] = None
+            self._to_load.setdefault((state.channel.pace, kind), {})[state.channel.node] = None
 
     def _unqueue_load(self, node: Node) -> None:
         for waiting in self._to_load.values():
@@ -550,7 +561,7 @@ class Scheduler:
     def _end(self, state: ChannelState, now: float) -> None:
         """The pass or the burst is sent: park the channel."""
         pace = state.channel.pace
-        self._queues[pace].remove(state)
+        self._queues[pace].served(state)
         if state.state is State.PASS:
             state.passed_at = now
             self._raise_share(pace, -SHARE_DOWN)

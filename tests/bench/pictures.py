@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.bench.summary import summarize
 
@@ -117,7 +117,7 @@ def draw(picture: Picture, directory: Path) -> Path:
 
     rows = len({panel.label for panel in picture.panels})
     columns = len(picture.panels) // rows
-    settings = {"svg.fonttype": "none", "svg.hashsalt": picture.name, "font.size": 9}
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": picture.name, "font.size": 9}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
@@ -135,8 +135,8 @@ def _draw_panel(panel: Panel, axes: Axes, across: str) -> None:
     places = sorted({x for line in panel.lines.values() for x, _ in line})
     for tool, line in panel.lines.items():
         xs = [places.index(x) for x, _ in line]
-        style = {"color": COLOURS.get(tool, "black"), "linewidth": 2.2 if tool == "mcfs" else 1.3}
-        axes.plot(xs, [y for _, y in line], marker="o", markersize=4, label=tool, **style)
+        color, width = COLOURS.get(tool, "black"), 2.2 if tool == "mcfs" else 1.3
+        axes.plot(xs, [y for _, y in line], marker="o", markersize=4, label=tool, color=color, linewidth=width)
     axes.set_xticks(range(len(places)), [f"{x:g}" for x in places])
     axes.set(title=panel.title, xlabel=across, ylabel=panel.label)
     axes.set_ylim(bottom=0)

@@ -300,3 +300,23 @@ def test_a_node_that_was_queued_for_long_has_its_time_once_it_is_joined() -> Non
     assert list(f.events()) == []
     f.handle_timeout(now=3.6)
     assert [type(event) for event in f.events()] == [Failed]
+
+
+def test_messages_that_are_taken_together_count_as_those_taken_one_by_one() -> None:
+    """The kernel joins datagrams to messages, and messages of one shape come as one array."""
+    figures = []
+    for together in (False, True):
+        f = Fetcher(Limits())
+        f.paces.announced(b"o", b"server", 1 << 30, now=0.0)
+        want(f, 0)
+        f.changes(now=0.0)
+        sent = datagrams(0)
+        pieces = [sent[at : at + 8] for at in range(0, len(sent) // 8 * 8, 8)]
+        for piece in [np.stack(pieces)] if together else pieces:
+            f.receive(group(0), SERVER, piece, now=0.1)
+        reception = f.paces.reception(b"o")
+        assert reception is not None
+        [trail] = f._trails
+        assert trail.trail is not None
+        figures.append((f.counters.symbols, trail.trail.sent, trail.trail.arrived))
+    assert figures[0] == figures[1]

@@ -183,8 +183,32 @@ def test_shares_of_one_server_have_one_class_and_those_of_another_their_own() ->
     assert reception is not None
     reception.pace = 3
     assert [paces.pace(origin) for origin in (b"a", b"b", b"c", b"unknown")] == [3, 3, 0, 0]
-    paces.announced(b"c", b"1", RATE, now=1.0)
-    assert paces.pace(b"c") == 3, "another server has taken over"
+
+
+def test_a_share_belongs_to_one_of_its_servers_until_that_falls_silent() -> None:
+    paces = Paces(1 << 30)
+    paces.announced(b"a", b"1", RATE, now=0.0)
+    first = paces.reception(b"a")
+    for now in range(1, 10):
+        paces.announced(b"a", b"2", RATE, now=float(now))
+        paces.announced(b"a", b"1", RATE, now=float(now))
+        assert paces.reception(b"a") is first, "heard from two addresses, it would go to and fro"
+    paces.announced(b"b", b"1", RATE, now=14.0)
+    paces.announced(b"a", b"2", RATE, now=14.0)
+    assert paces.reception(b"a") is not first, "another server has taken over"
+
+
+def test_a_class_that_a_rate_has_caused_goes_with_it() -> None:
+    paces = Paces(1 << 20)
+    paces.announced(b"a", b"1", 1 << 62, now=0.0)
+    assert paces.pace(b"a") == 7
+    paces.announced(b"a", b"1", RATE, now=1.0)
+    assert paces.pace(b"a") == 0
+    reception = paces.reception(b"a")
+    assert reception is not None
+    reception.pace = 3
+    paces.announced(b"a", b"1", RATE // 2, now=2.0)
+    assert paces.pace(b"a") == 3, "what was found out by itself stays"
 
 
 def test_what_is_sent_round_and_round_comes_in_the_fastest_class_only() -> None:

@@ -470,3 +470,20 @@ def test_each_class_learns_its_own_share() -> None:
         now += 0.05
     assert s.shares[2] > 0.0
     assert s.shares[0] == s.shares[1] == s.shares[3] == 0.0
+
+
+def test_who_wants_little_need_not_wait_for_a_pass_that_others_have_asked_for_before() -> None:
+    s = scheduler(rate=1e9, symbol_size=T // 2)
+    for index in range(20):
+        s.joined(A, channel(index), now=0.0)
+    load_all(s)
+    first = s.next(0.0)
+    assert first is not None
+    s.joined(B, channel(19), now=0.0)
+    now, groups = 0.0, list[Group]()
+    while len(groups) < 4:
+        now += 1e-3
+        load_all(s)
+        if (sent := s.next(now)) and sent.group not in groups:
+            groups.append(sent.group)
+    assert channel(19).group in groups
