@@ -42,6 +42,9 @@ class FakeReader:
     closed: bool = False
     rejoined: int = 0
 
+    def receive(self) -> list[tuple[Envelope, bytes]]:
+        return []
+
     def rejoin(self) -> None:
         self.rejoined += 1
 

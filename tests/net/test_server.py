@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import trio
@@ -14,7 +15,10 @@ from mcfs.net import server as server_module
 from mcfs.net.reconcile import Plan
 from mcfs.net.server import Server
 from mcfs.net.settings import ServerSettings
+from mcfs.protocol.ids import Digest, Group, Host, Node, ObjectRef
+from mcfs.serve.channel import Channel
 from mcfs.serve.index import Index
+from mcfs.serve.payload import Payload
 from mcfs.serve.store import NodeStore
 from tests.net.test_ports import make_port
 from tests.net.test_reconcile import ETH0, ETH1
@@ -24,7 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mcfs.net.interfaces import Interface
+    from mcfs.net.loader import WorkerPool
     from mcfs.net.ports import Port
+    from mcfs.net.server import _Loaded
 
 
 class Opening:
@@ -79,3 +85,37 @@ async def test_later_it_is_said_once_and_to_be_tried_again(
         for _ in range(3):
             assert not await server._apply(Plan(open=(ETH1,)), nursery)
     assert caplog.messages == ["eth1: cannot be served now: Cannot assign requested address"]
+
+
+class Loads:
+    """In the role of the pool of threads that load nodes: takes them and never answers."""
+
+    def __init__(self) -> None:
+        self.asked: list[Node] = []
+
+    def submit(self, node: Node) -> None:
+        self.asked.append(node)
+
+    def take(self) -> list[object]:
+        return []
+
+
+def test_what_looking_for_something_to_send_finds_missing_is_loaded_at_once(
+    opening: Opening, store: NodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else may wake the server: the only reader waits for just this."""
+    server, loads = make_server(store, ETH0), Loads()
+    monkeypatch.setattr(server, "_housekeeping", lambda port, now: None)
+    server._loader = cast("WorkerPool[Node, _Loaded]", loads)
+    port = server._opened.pop()
+    server._ports.add(port, now=time.monotonic())
+    scheduler = port.link.scheduler
+    node = Node(ObjectRef(1 << 20, 1 << 20, Digest(bytes(32))), 0, 0)
+    channel = Channel(Group(b"\xff" * 16), node, 0)
+    scheduler.joined(Host(bytes(16)), channel, now=0.0)
+    server._turn()
+    server._loads.clear()
+    scheduler.loaded(Payload(node, bytes(node.size), 1424))
+    scheduler._payloads.clear()  # thrown out before its turn
+    server._turn()
+    assert loads.asked == [node, node]
