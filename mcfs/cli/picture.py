@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mcfs.simulate.history import Sample
     from mcfs.simulate.scenario import Outcome
 
-WIDTH: Final = 72
+WIDTH: Final = 58
 HEIGHT: Final = 6
 FORMATS: Final = (".png", ".svg", ".pdf")
 

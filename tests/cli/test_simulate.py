@@ -25,7 +25,7 @@ def test_figures_and_a_picture_are_printed() -> None:
     assert lines[0].startswith("simulated       3 readers of 16M, server at 950 Mbit/s, 0.02 of all datagrams lost")
     for label in ("sent / data", "readers", "slow readers", "reports", "lost effort", "payload sent", "read:"):
         assert sum(line.startswith(label) for line in lines) == 1, label
-    assert max(map(len, lines[8:])) <= 88
+    assert max(map(len, lines[8:])) <= 80
     assert any("#" in line for line in lines)
 
 
