@@ -18,6 +18,8 @@ class Exit(IntEnum):
     """A privilege or capability is missing."""
     NOT_HEARD = 4
     CANNOT_MOUNT = 5
+    KEY = 7
+    """No share of that name is heard, but something is that has a key which was not given."""
     INTERNAL = 70
     """A bug in mcfs; EX_SOFTWARE of sysexits(3)."""
     INTERRUPTED = 130

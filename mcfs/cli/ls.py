@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import click
 import trio
 
-from mcfs.cli import terminal, values
+from mcfs.cli import share_keys, terminal, values
 from mcfs.cli.mount import hear
 from mcfs.net.interfaces import choose
 from mcfs.protocol.addressing import SITE_LOCAL
@@ -64,6 +64,16 @@ class Style:
 @click.option("--timeout", type=values.SECONDS, default=30.0, show_default=True, help="How long to wait for SHARE.")
 @click.option("--port", type=values.PORT, default=DEFAULT_PORT, show_default=True, help="UDP port.")
 @click.option("--scope", type=values.SCOPE, default=SITE_LOCAL, show_default=True, help="Scope of the groups.")
+@click.option("--keyfile", "keyfiles", type=values.FILE, multiple=True, metavar="FILE", help="A share key.")
+@click.option(
+    "--password-file",
+    "password_files",
+    type=values.FILE,
+    multiple=True,
+    metavar="FILE",
+    help="A password that is a share key.",
+)
+@click.option("--password", "ask_password", is_flag=True, help="Ask for a password that is a share key.")
 @click.option("-d", "--debug", is_flag=True, help="Print what happens.")
 def ls(
     place: str | None,
@@ -73,6 +83,9 @@ def ls(
     timeout: float,
     port: int,
     scope: int,
+    keyfiles: tuple[Path, ...],
+    password_files: tuple[Path, ...],
+    ask_password: bool,
     debug: bool,
 ) -> None:
     """List the shares that are heard, or what is in SHARE or at PATH in it."""
@@ -80,6 +93,7 @@ def ls(
 
     terminal.log_to_stderr("mcfs", logging.DEBUG if debug else logging.WARNING)
     names = [name for several in interfaces for name in several]
+    keys = share_keys.client_keys(keyfiles, password_files, prompt=ask_password)
     with tempfile.TemporaryDirectory(prefix="mcfs-ls-") as cache:
         settings = ClientSettings(
             interfaces=choose(names).chosen,
@@ -89,6 +103,7 @@ def ls(
             timeout=timeout,
             catalogue=place is None,
             interface_names=tuple(names),
+            keys=keys,
         )
         style = Style(human, escape=sys.stdout.isatty())
         if place is None:

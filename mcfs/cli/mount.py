@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import trio
 
-from mcfs.cli import daemon, mounts, places, terminal, values
+from mcfs.cli import daemon, mounts, places, share_keys, terminal, values
 from mcfs.cli.exits import Exit
-from mcfs.cli.options import OPTIONS, MountOptions, Option, mount_options
+from mcfs.cli.options import OPTIONS, REPEATED, MountOptions, Option, mount_options
 from mcfs.net.allocator import keep_freed_memory
 from mcfs.net.interfaces import choose
-from mcfs.protocol.errors import TimedOut, UserError
+from mcfs.protocol.errors import NoKey, TimedOut, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +48,7 @@ class Request:
     mountpoint: Path
     options: MountOptions
     foreground: bool = False
+    ask_password: bool = False
 
 
 def _long_options(command: Callable[..., int]) -> Callable[..., int]:
@@ -63,23 +64,31 @@ def _long_option(option: Option) -> Callable[[Callable[..., int]], Callable[...,
     if option.parse is None:
         return click.option(*names, is_flag=True, default=None, help=option.help)
     type_ = values.Value(option.name, option.parse)
-    return click.option(*names, type=type_, metavar=option.metavar, help=option.help, multiple=option.name == "iface")
+    return click.option(*names, type=type_, metavar=option.metavar, help=option.help, multiple=option.name in REPEATED)
 
 
 @click.command(context_settings=terminal.HELP_NAMES)
 @click.argument("words", nargs=-1, required=True, metavar="[SHARE] MOUNTPOINT")
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options between commas, as in fstab.")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground.")
+@click.option("--password", "ask_password", is_flag=True, help="Ask for a password that is a share key.")
 @_long_options
-def mount(words: tuple[str, ...], options: tuple[str, ...], foreground: bool, **given: Any) -> int:  # noqa: ANN401
+def mount(
+    words: tuple[str, ...],
+    options: tuple[str, ...],
+    foreground: bool,
+    ask_password: bool,
+    **given: Any,  # noqa: ANN401
+) -> int:
     """Show the files of SHARE in MOUNTPOINT; without SHARE every share that is heard, each under its name.
 
     Returns when the mount serves, or with an error that says why it does not.
     """
-    given["iface"] = tuple(name for names in given["iface"] for name in names) or None
+    for name in REPEATED:
+        given[name] = tuple(one for several in given[name] for one in several) or None
     chosen = mount_options(options, {name: value for name, value in given.items() if value is not None})
     share, mountpoint = _split_words(words)
-    return perform(Request(share, mountpoint, chosen, foreground))
+    return perform(Request(share, mountpoint, chosen, foreground, ask_password))
 
 
 def _split_words(words: tuple[str, ...]) -> tuple[bytes | None, Path]:
@@ -155,6 +164,7 @@ def _client_settings(request: Request) -> ClientSettings:
     from mcfs.net.client import ClientSettings
 
     options = request.options
+    keys = share_keys.client_keys(options.keyfile, options.password_file, prompt=request.ask_password)
     return ClientSettings(
         interfaces=choose(options.iface).chosen,
         port=options.port,
@@ -165,6 +175,7 @@ def _client_settings(request: Request) -> ClientSettings:
         max_groups=options.max_groups,
         catalogue=request.share is None,
         interface_names=options.iface,
+        keys=keys,
     )
 
 
@@ -216,6 +227,13 @@ async def hear(client: Backend, share: bytes, settings: ClientSettings) -> Annou
     """The announcement of a share. Raises UserError when none comes in time."""
     try:
         return await client.wait_share(share, settings.timeout)
+    except NoKey:
+        hint = "" if settings.keys else " (--keyfile or --password-file gives one)"
+        message = (
+            f"wrong key or no such share: {values.printable(share)!r} was not heard within {settings.timeout:g} s, "
+            f"while something that needs a key is{hint}"
+        )
+        raise UserError(message, Exit.KEY) from None
     except TimedOut:
         names = ", ".join(interface.name for interface in settings.interfaces)
         message = (

@@ -7,6 +7,7 @@ value and ``\\\\`` a backslash, as libfuse reads it; double quotes keep commas w
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mcfs.cli import values
@@ -17,10 +18,8 @@ from mcfs.protocol.wire import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
 
-
-OptionValue: TypeAlias = "str | int | float | bool | Path | tuple[str, ...] | None"
+OptionValue: TypeAlias = "str | int | float | bool | Path | tuple[str, ...] | tuple[Path, ...] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,8 @@ class MountOptions:
     entry_timeout: float = 1.0
     debug: bool = False
     noexec: bool = False
+    keyfile: tuple[Path, ...] = ()
+    password_file: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ OPTIONS: Final = (
     Option("entry_timeout", values.parse_seconds, "SECONDS", "How long the kernel keeps names and attributes (1)."),
     Option("debug", None, "", "Stay in the foreground and print what happens."),
     Option("noexec", None, "", "No program on the file system may be run."),
+    Option("keyfile", values.parse_file, "FILE", "A share key, of 32 bytes or more; may be repeated."),
+    Option("password_file", values.parse_file, "FILE", "A password that is a share key; may be repeated."),
 )
 BY_NAME: Final = {option.name: option for option in OPTIONS}
 
@@ -83,7 +86,7 @@ _IGNORED_FLAGS: Final = frozenset(
 to write; the others are for mount(8) and systemd, which do not always keep them to themselves."""
 _IGNORED_PREFIXES: Final = ("x-", "X-")
 _IGNORED_VALUES: Final = frozenset({"comment", "fsname", "subtype", "user", "helper", "uhelper"})
-_REPEATED: Final = frozenset({"iface"})
+REPEATED: Final = frozenset({"iface", "keyfile", "password_file"})
 """Options whose values add up; of any other the last one counts."""
 
 
@@ -154,8 +157,8 @@ def _value(option: Option, text: str | None) -> OptionValue:
 
 def _merge(found: dict[str, OptionValue], name: str, value: OptionValue) -> None:
     earlier = found.get(name)
-    if name in _REPEATED and isinstance(earlier, tuple) and isinstance(value, tuple):
-        value = earlier + value
+    if name in REPEATED and isinstance(earlier, tuple) and isinstance(value, tuple):
+        value = (*earlier, *value)
     found[name] = value
 
 
@@ -177,5 +180,8 @@ def format_options(options: MountOptions) -> str:
 def _format(name: str, value: OptionValue) -> str:
     if value is True:
         return name
-    text = ":".join(value) if isinstance(value, tuple) else str(value)
-    return f"{name}={escape_value(text)}"
+    if not isinstance(value, tuple):
+        return f"{name}={escape_value(str(value))}"
+    if value and isinstance(value[0], Path):
+        return ",".join(f"{name}={escape_value(str(path))}" for path in value)
+    return f"{name}={escape_value(':'.join(map(str, value)))}"

@@ -53,6 +53,10 @@ class ServeRequest:
     state_dir: Path
     signing_key: Path | None
     """A file; None: that in the state directory."""
+    keyfiles: tuple[str, ...]
+    """FILE, or NAME=FILE."""
+    password_files: tuple[str, ...]
+    ask_password: bool
     always: bool
     """Send everything round and round, whoever listens."""
     listeners: Kind
@@ -105,6 +109,21 @@ class ServeRequest:
     help="The publisher's key, for several servers of one share; default: publisher.key in the state directory.",
 )
 @click.option(
+    "--keyfile",
+    "keyfiles",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="A share key, of 32 bytes or more, for all shares or the one of this name; may be repeated.",
+)
+@click.option(
+    "--password-file",
+    "password_files",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="The same with a password in the file.",
+)
+@click.option("--password", "ask_password", is_flag=True, help="Ask for the password of all shares.")
+@click.option(
     "--always",
     is_flag=True,
     help="Send everything round and round at --rate, for links on which listeners cannot be heard.",
@@ -153,6 +172,9 @@ def serve(
     query_interval: int,
     state_dir: Path | None,
     signing_key: Path | None,
+    keyfiles: tuple[str, ...],
+    password_files: tuple[str, ...],
+    ask_password: bool,
     always: bool,
     listeners: Kind,
     listeners_size: int | None,
@@ -180,6 +202,9 @@ def serve(
         query_interval=query_interval,
         state_dir=state_dir or places.state_dir(os.environ, os.geteuid()),
         signing_key=signing_key,
+        keyfiles=keyfiles,
+        password_files=password_files,
+        ask_password=ask_password,
         always=always,
         name=name,
         paths=absolute,

@@ -16,7 +16,7 @@ import trio
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
 
-from mcfs.cli import terminal, values
+from mcfs.cli import share_keys, terminal, values
 from mcfs.cli.exits import Exit
 from mcfs.cli.publisher import fingerprint, load_key, load_or_make_key
 from mcfs.net.allocator import keep_freed_memory
@@ -57,18 +57,20 @@ def run(request: ServeRequest, verbosity: int) -> int:
     gc.set_threshold(GC_THRESHOLD)
     keep_freed_memory(KEPT_MEMORY)
     console = Console(stderr=True, quiet=verbosity < 0)
+    names = [_share_name(request, path) for path in request.paths]
+    keys = share_keys.server_keys(names, request.keyfiles, request.password_files, prompt=request.ask_password)
     with ExitStack() as stack:
         choice = _interfaces(request.interfaces)
         _print_interfaces(console, choice, request)
         index = stack.enter_context(Index.open(request.state_dir, request.block_size))
         key = load_key(request.signing_key) if request.signing_key else load_or_make_key(request.state_dir)
-        snapshots = [_scan(index, path, _share_name(request, path), console) for path in request.paths]
+        snapshots = [_scan(index, path, name, console) for path, name in zip(request.paths, names, strict=True)]
         store = NodeStore(index, scope=request.scope)
-        store.replace(snapshots)
+        store.replace(snapshots, keys)
         server = _open_server(store, choice, request, key)
-        server.publish({snapshot.name: _announcement(snapshot) for snapshot in snapshots})
+        server.publish({snapshot.name: _announcement(snapshot) for snapshot in snapshots}, keys)
         for snapshot in snapshots:
-            _print_share(console, snapshot, fingerprint(key.verify_key))
+            _print_share(console, snapshot, fingerprint(key.verify_key), with_key=snapshot.name in keys)
         trio.run(_serve_until_signal, server)
         _write_status(request.state_dir, server)
         _print_summary(console, server)
@@ -167,10 +169,11 @@ def _announcement(snapshot: Snapshot) -> Announcement:
     )
 
 
-def _print_share(console: Console, snapshot: Snapshot, key: str) -> None:
+def _print_share(console: Console, snapshot: Snapshot, key: str, *, with_key: bool) -> None:
     size = values.format_size(snapshot.total_bytes)
     console.print(
-        f"serving {values.printable(snapshot.name)}: {snapshot.total_files} files, {size}, publisher {key}",
+        f"serving {values.printable(snapshot.name)}: {snapshot.total_files} files, {size}, publisher {key}"
+        + (", for who has its key" if with_key else ""),
         highlight=False,
         soft_wrap=True,
         markup=False,

@@ -152,6 +152,11 @@ def parse_path(text: str) -> Path:
     return Path(os.path.abspath(Path(text).expanduser() if text.startswith("~") else text))
 
 
+def parse_file(text: str) -> tuple[Path, ...]:
+    """A path of an option that may be repeated."""
+    return (parse_path(text),)
+
+
 def parse_interfaces(text: str) -> tuple[str, ...]:
     """Names of interfaces between colons."""
     names = tuple(name for name in text.split(":") if name)
@@ -180,6 +185,7 @@ SCOPE: Final = Value("scope", parse_scope)
 SECONDS: Final = Value("seconds", parse_seconds)
 QUERY_INTERVAL: Final = Value("seconds", parse_query_interval)
 DIRECTORY: Final = Value("dir", parse_path)
+FILE: Final = Value("file", parse_path)
 INTERFACES: Final = Value("iface", parse_interfaces)
 SHARE_NAME: Final = Value("name", parse_share_name)
 

@@ -39,7 +39,7 @@ class ReadAhead:
     """Read-ahead of all readers of one client."""
 
     def __init__(self, fetcher: Fetcher, tree: NodeTree) -> None:
-        self.followed = Followed()
+        self.followed = Followed(tree.addresser)
         self._fetcher = fetcher
         self._tree = tree
         self._streams: dict[Stream, float] = {}

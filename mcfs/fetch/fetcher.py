@@ -28,11 +28,14 @@ from mcfs.fetch.pace import Paces, Trail, source_range
 from mcfs.fetch.window import Window
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import BadDatagram, BadNode, Gone, NotAvailable, TimedOut
+from mcfs.protocol.ids import SEAL_SIZE
+from mcfs.protocol.seal import SEALED_SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from mcfs.protocol.ids import Group, Host, Node
+    from mcfs.protocol.seal import NodeSeal
 
 DEFAULT_MAX_GROUPS: Final = 64
 """Switches hold few groups, and the kernel walks the list for each packet (4.5 us at 100)."""
@@ -113,6 +116,8 @@ class Assembled:
     node: Node
     data: memoryview
     source: Host
+    seal: NodeSeal | None = None
+    """What has still to be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +173,8 @@ class _Fetch:
     """What has come of the pass that is being received."""
     filled: bool = False
     """Whether the window was in use when it was joined."""
+    seal: NodeSeal | None = None
+    """Of a share with a key."""
 
 
 @dataclass(slots=True)
@@ -175,6 +182,8 @@ class FetchCounters:
     symbols: int = 0
     duplicates: int = 0
     bad_datagrams: int = 0
+    forged_datagrams: int = 0
+    """Symbols with a wrong tag, in channels of shares with a key."""
     foreign_datagrams: int = 0
     rejoins: int = 0
     failed_nodes: int = 0
@@ -211,11 +220,22 @@ class Fetcher:
 
     # --- what is wanted ---
 
-    def want(self, node: Node, group: Group, origin: bytes, *, urgent: bool, now: float, awaited: bool = False) -> None:
-        """Fetch a node; wanting it again may make it urgent, and `awaited`: then it is joined as soon as may be."""
+    def want(
+        self,
+        node: Node,
+        group: Group,
+        origin: bytes,
+        *,
+        urgent: bool,
+        now: float,
+        awaited: bool = False,
+        seal: NodeSeal | None = None,
+    ) -> None:
+        """Fetch a node; wanting it again may make it urgent, and `awaited`: then it is joined as soon as may be. `seal`
+        if its share has a key."""
         fetch = self._by_node.get(node)
         if fetch is None:
-            fetch = self._new_fetch(node, group, origin, urgent, now)
+            fetch = self._new_fetch(node, group, origin, urgent, seal, now)
         elif urgent and not fetch.urgent:
             fetch.urgent, fetch.wanted_at = True, now
             if fetch.state is State.QUEUED:
@@ -298,9 +318,10 @@ class Fetcher:
         fetch = self._fetches.get(group)
         return fetch.origin.name if fetch is not None else None
 
-    def repace(self, group: Callable[[Node, int], Group], *, now: float) -> None:
-        """Go on in the classes that fit now; `group` is the channel of a node in a class. To a slower class everything
-        moves; to a faster one only what is not joined, as a class that is left begins a pass anew in the other."""
+    def repace(self, group: Callable[[Node, int, bytes], Group], *, now: float) -> None:
+        """Go on in the classes that fit now; `group` is the channel of an origin's node in a class. To a slower class
+        everything moves; to a faster one only what is not joined, as a class that is left begins a pass anew in the
+        other."""
         for origin in self._origins.values():
             if origin.pace != self.paces.pace(origin.name):
                 self._move(origin, group, now)
@@ -308,13 +329,15 @@ class Fetcher:
     # --- what comes ---
 
     def receive(self, group: Group, source: Host, datagrams: fec.Symbols, *, now: float) -> bytes | None:
-        """Datagrams uint8[n, size] or [m, n, size] that came in one channel from one source. Returns the body of a
-        `gone`, if it is one: the caller checks its signature and then calls `gone`."""
+        """Datagrams uint8[n, size] or [m, n, size] that came in one channel from one source. Returns a `gone`, if there
+        is one, sealed if its share has a key: the caller checks it and then calls `gone`."""
         fetch, size = self._fetches.get(group), datagrams.shape[-1]
         count = datagrams.size // max(1, size)
         if fetch is None:
             self.counters.foreign_datagrams += count
             return None
+        if fetch.seal is not None:
+            return self._receive_tagged(fetch, fetch.seal, source, datagrams, now)
         if size > 1 and datagrams[..., 1].flat[0] == wire.GONE:
             return bytes(datagrams.reshape(-1, size)[0])
         try:
@@ -325,6 +348,37 @@ class Fetcher:
         self.counters.bad_datagrams += count - len(run.esis)
         self._symbols(fetch, source, run, now)
         return None
+
+    def _receive_tagged(
+        self, fetch: _Fetch, seal: NodeSeal, source: Host, datagrams: fec.Symbols, now: float
+    ) -> bytes | None:
+        """The same for a share with a key: what is not genuine gets no further than here, and spoils nothing that came
+        with it."""
+        size, gone = datagrams.shape[-1], None
+        if size in SEALED_SIZES:
+            datagrams = datagrams.reshape(-1, size)
+            sealed = datagrams[:, 1] == wire.SEALED
+            if sealed.any():
+                gone, datagrams = bytes(datagrams[sealed][0]), datagrams[~sealed]
+        if datagrams.size and fetch.state is not State.DONE and not self._set_aside(source, now):
+            self._tagged(fetch, seal.tag_key, source, datagrams, now)
+        return gone
+
+    def _tagged(self, fetch: _Fetch, key: bytes, source: Host, datagrams: fec.Symbols, now: float) -> None:
+        size = datagrams.shape[-1]
+        count = datagrams.size // size
+        try:
+            genuine = wire.genuine_untrusted(datagrams, key)
+            forged = count - int(genuine.sum())
+            if forged:
+                self.counters.forged_datagrams += forged
+                datagrams = datagrams.reshape(-1, size)[genuine]
+            run = wire.symbol_run_untrusted(datagrams[..., : -wire.TAG_SIZE], fetch.length)
+        except BadDatagram:
+            self.counters.bad_datagrams += count
+            return
+        self.counters.bad_datagrams += count - len(run.esis)
+        self._symbols(fetch, source, run, now)
 
     def counted(
         self,
@@ -443,7 +497,9 @@ class Fetcher:
 
     # --- inside: life of a fetch ---
 
-    def _new_fetch(self, node: Node, group: Group, origin: bytes, urgent: bool, now: float) -> _Fetch:
+    def _new_fetch(
+        self, node: Node, group: Group, origin: bytes, urgent: bool, seal: NodeSeal | None, now: float
+    ) -> _Fetch:
         known = self._origins.get(origin)
         if known is None:
             known = _Origin(name=origin, period=self._periods.get(origin, 0.0), pace=self.paces.pace(origin))
@@ -451,7 +507,8 @@ class Fetcher:
         if known.nodes == 0:
             known.active_since = now
         known.nodes += 1
-        fetch = _Fetch(node, group, known, urgent, now, node.size)
+        length = node.size + (SEAL_SIZE if seal else 0)
+        fetch = _Fetch(node, group, known, urgent, now, length, seal=seal)
         self._fetches[group] = self._by_node[node] = fetch
         self._requeue(fetch)
         return fetch
@@ -524,7 +581,8 @@ class Fetcher:
         reception = self.paces.reception(fetch.origin.name)
         if reception is None:
             return
-        reception.heard(8 * came * (t + wire.HEADER_SIZE + wire.LINK_OVERHEAD), now=now)
+        tag = wire.TAG_SIZE if fetch.seal else 0
+        reception.heard(8 * came * (t + tag + wire.HEADER_SIZE + wire.LINK_OVERHEAD), now=now)
         if seen is None or fetch.state is not State.JOINED or fetch.joined_at < reception.changed_at:
             return
         if fetch.trail is None:
@@ -557,7 +615,7 @@ class Fetcher:
             self._leave(fetch.group, now)
         self._unqueue(fetch)
         fetch.state = State.DONE
-        self._events.append(Assembled(fetch.node, data, source))
+        self._events.append(Assembled(fetch.node, data, source, fetch.seal))
 
     def _assembly(self, fetch: _Fetch, source: Host, t: int) -> Assembly | None:
         assembly = fetch.assemblies.get(source)
@@ -589,7 +647,7 @@ class Fetcher:
         if self.paces.look(smallest=self._window.is_smallest, now=now):
             self._window.overrun()
 
-    def _move(self, origin: _Origin, group: Callable[[Node, int], Group], now: float) -> None:
+    def _move(self, origin: _Origin, group: Callable[[Node, int, bytes], Group], now: float) -> None:
         before, origin.pace = origin.pace, self.paces.pace(origin.name)
         slower = origin.pace > before
         if slower:
@@ -597,7 +655,7 @@ class Fetcher:
         # In the order of the file: the first of them will be needed first, whatever others were sent meanwhile.
         for fetch in sorted(self._by_node.values(), key=lambda fetch: (-fetch.node.level, fetch.node.index)):
             if fetch.origin is origin and (fetch.state is State.QUEUED or (slower and fetch.state is State.JOINED)):
-                self._move_to(fetch, group(fetch.node, origin.pace), now)
+                self._move_to(fetch, group(fetch.node, origin.pace, origin.name), now)
 
     def _move_to(self, fetch: _Fetch, group: Group, now: float) -> None:
         """What has come stays of use: the symbols of all classes are the same."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mcfs.protocol.addressing import Addresser, addresser_of, tag_of
+from mcfs.protocol.addressing import tag_of
 from mcfs.protocol.ids import Group, Node, ObjectRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from mcfs.protocol.addressing import Addresser
 
 MAX_FOLLOWED: Final = 1024
 """Objects: open files and the packs of the tree that is being copied."""
@@ -33,9 +35,11 @@ class _Followed:
 
 
 class Followed:
-    """Ranges of blocks that will be wanted: those ahead of each sequential reader."""
+    """Ranges of blocks that will be wanted: those ahead of each sequential reader. `addresser` gives the groups of an
+    object of an origin."""
 
-    def __init__(self) -> None:
+    def __init__(self, addresser: Callable[[ObjectRef, bytes], Addresser]) -> None:
+        self._addresser = addresser
         self._by_tag: dict[bytes, _Followed] = {}
         self._tags: dict[ObjectRef, bytes] = {}
 
@@ -53,7 +57,7 @@ class Followed:
         if len(self._tags) >= MAX_FOLLOWED:
             self._prune(now)
         if len(self._tags) < MAX_FOLLOWED:
-            addresser = addresser_of(object_)
+            addresser = self._addresser(object_, origin)
             self._tags[object_] = addresser.tag
             self._by_tag[addresser.tag] = _Followed(
                 object_, addresser, origin, blocks.start, blocks.stop, now + seconds

@@ -16,11 +16,13 @@ from mcfs.fetch.fetcher import Assembled, Failed, Fetcher
 from mcfs.protocol import merkle
 from mcfs.protocol.addressing import Addresser, addresser_of, node_group
 from mcfs.protocol.errors import BadNode, NotAvailable, ShareDown, TimedOut
+from mcfs.protocol.seal import NodeSeal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mcfs.protocol.ids import Digest, Group, Node, ObjectRef
+    from mcfs.protocol.keys import ShareKeys
     from mcfs.protocol.merkle import Buffer
 
 MEMORY_BYTES: Final = 64 << 20
@@ -107,21 +109,23 @@ class NodeTree:
         *,
         is_down: Callable[[bytes], bool],
         pace: Callable[[bytes], int],
+        keys: Callable[[bytes], ShareKeys | None] = lambda _: None,
         memory_bytes: int = MEMORY_BYTES,
         verify: Callable[[Node, Buffer, Digest], None] = merkle.verify_node,
     ) -> None:
-        """`is_down` says of an origin that asking it is in vain now, `pace` which of its pace classes fits us. `verify`
-        is for simulations, where nodes have no bytes."""
+        """`is_down` says of an origin that asking it is in vain now, `pace` which of its pace classes fits us, `keys`
+        which share key it has, if any. `verify` is for simulations, where nodes have no bytes."""
         self._check = verify
         self._is_down = is_down
         self._pace = pace
+        self._keys = keys
         self._fetcher = fetcher
         self._cache = cache
         self._scope = scope
         self._pending: dict[Node, _Pending] = {}
         self._memory = _Memory(memory_bytes)
         self._pages: OrderedDict[Node, bytes] = OrderedDict()
-        self._addressers: OrderedDict[ObjectRef, Addresser] = OrderedDict()
+        self._addressers: OrderedDict[tuple[ObjectRef, ShareKeys | None], Addresser] = OrderedDict()
         self._events: deque[Event] = deque()
         self._loads: deque[Load] = deque()
         self._stores: deque[Store] = deque()
@@ -172,15 +176,19 @@ class NodeTree:
         """The disk is behind: read-ahead should wait."""
         return self._unwritten > MAX_UNWRITTEN // 2
 
-    def group(self, node: Node, pace: int) -> Group:
-        """The channel of a node in a pace class."""
-        ref = node.object
-        addresser = self._addressers.get(ref)
+    def group(self, node: Node, pace: int, origin: bytes) -> Group:
+        """The channel of an origin's node in a pace class."""
+        return node_group(node, pace, self.addresser(node.object, origin), self._scope)
+
+    def addresser(self, ref: ObjectRef, origin: bytes) -> Addresser:
+        """The groups of an object, as the server of this origin computes them."""
+        keys = self._keys(origin)
+        addresser = self._addressers.get((ref, keys))
         if addresser is None:
-            addresser = self._addressers[ref] = addresser_of(ref)
+            addresser = self._addressers[ref, keys] = addresser_of(ref, keys)
             if len(self._addressers) > MAX_ADDRESSERS:
                 self._addressers.popitem(last=False)
-        return node_group(node, pace, addresser, self._scope)
+        return addresser
 
     # --- what comes ---
 
@@ -286,9 +294,11 @@ class NodeTree:
         if now < self._timed_out.get(node, now):
             self._fail(pending, TimedOut("nothing was heard just now"), now)
             return
-        group = self.group(node, self._pace(origin))
+        group = self.group(node, self._pace(origin), origin)
         urgent = pending.urgent or node.level > 0
-        self._fetcher.want(node, group, origin, urgent=urgent, awaited=pending.awaited, now=now)
+        keys = self._keys(origin)
+        seal = NodeSeal(keys, node) if keys else None
+        self._fetcher.want(node, group, origin, urgent=urgent, awaited=pending.awaited, seal=seal, now=now)
 
     def _ask_for_parent(self, pending: _Pending, now: float) -> None:
         parent = pending.node.parent()
@@ -334,7 +344,8 @@ class NodeTree:
     def _verify(self, pending: _Pending, event: Assembled, digest: Digest, now: float) -> None:
         pending.unverified = None
         try:
-            self._check(event.node, event.data, digest)
+            data = event.seal.open_untrusted(event.data, digest) if event.seal else event.data
+            self._check(event.node, data, digest)
         except BadNode as error:
             pending.rejections += 1
             self._fetcher.reject(event.node, event.source, now=now)
@@ -342,8 +353,8 @@ class NodeTree:
                 self._fail(pending, error, now)
             return
         self._fetcher.accept(event.node, now=now)
-        self._store(event.node, event.data)
-        self._finish(pending, event.data, now)
+        self._store(event.node, data)
+        self._finish(pending, data, now)
 
     def _store(self, node: Node, data: Buffer, *, hole: bool = False) -> None:
         if self._unwritten + len(data) <= MAX_UNWRITTEN:

@@ -31,7 +31,8 @@ class Backend(Protocol):
         ...
 
     async def wait_share(self, name: bytes, timeout: float) -> Announcement:  # noqa: ASYNC109 - part of the semantics
-        """The newest announcement of a share, waiting for the first. Raises TimedOut."""
+        """The newest announcement of a share, waiting for the first. Raises TimedOut, or NoKey if that
+        may be why."""
         ...
 
     async def entries(self, share: bytes, content: ObjectRef | tuple[Entry, ...]) -> tuple[Entry, ...]:

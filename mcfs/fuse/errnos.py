@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from pyfuse3 import FUSEError
 
-from mcfs.protocol.errors import BadNode, BadObject, Gone, McfsError, ShareDown, TimedOut
+from mcfs.protocol.errors import BadNode, BadObject, Gone, McfsError, NoKey, ShareDown, TimedOut, WrongKey
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -32,6 +32,8 @@ ERRNOS: Final[dict[type[Exception], int]] = {
     ShareDown: errno.ETIMEDOUT,
     Gone: errno.ESTALE,
     Stale: errno.ESTALE,
+    NoKey: errno.EACCES,
+    WrongKey: errno.EKEYREJECTED,
     BadNode: errno.EIO,
     BadObject: errno.EIO,
 }

@@ -23,6 +23,7 @@ from mcfs.fetch.ahead import ReadAhead
 from mcfs.fetch.batches import hurry
 from mcfs.fetch.cache import Cache
 from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, Limits
+from mcfs.fetch.keyring import Keyring
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
 from mcfs.fetch.shares import ShareTable
@@ -36,15 +37,17 @@ from mcfs.protocol import addressing, merkle, wire
 from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, decode_gone_untrusted
 from mcfs.protocol.beacon import decode_beacon_untrusted
 from mcfs.protocol.catalog import MAX_LISTING_SIZE, Entry, FileEntry, Listing, decode_listing_untrusted
-from mcfs.protocol.errors import BadDatagram, BadNode, BadObject, NotAvailable, TimedOut
+from mcfs.protocol.errors import BadDatagram, BadNode, BadObject, NoKey, NotAvailable, TimedOut, WrongKey
 from mcfs.protocol.ids import Group, Node, ObjectRef
+from mcfs.protocol.seal import open_control_untrusted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from mcfs.net.interfaces import Interface
     from mcfs.net.reconcile import Plan
+    from mcfs.protocol.keys import ShareKeys
     from mcfs.protocol.merkle import Buffer
 
 log = logging.getLogger(__name__)
@@ -60,6 +63,8 @@ BEACON_RATE: Final = 500
 CACHE_READERS: Final = 2
 TREE_SECONDS: Final = 30.0
 """How long after the last file was opened the next ones of the tree, as far as they were looked at, count as wanted."""
+UNHEARD_SECONDS: Final = 1.0
+"""How long a share is waited for until it is asked whether something with a key is there."""
 INLINE_DECODE: Final = 128 << 10
 
 
@@ -76,6 +81,8 @@ class ClientSettings:
     """Whether to listen for all shares, or only for those that `wait_share` names."""
     interface_names: tuple[str, ...] = ()
     """Those to use whenever they exist; none: all that are suited."""
+    keys: tuple[ShareKeys, ...] = ()
+    """Share keys. With some, and without `catalogue`, a share that has none of them is not heard."""
 
 
 class _Waiter:
@@ -115,6 +122,11 @@ class Client:
         self._receiver = Receiver(settings.port)
         self._cache = Cache.open(settings.cache_dir)
         self._shares = ShareTable(settings.timeout)
+        self._keyring = Keyring(settings.keys, settings.scope)
+        self._keyed_group = addressing.keyed_group(settings.scope)
+        self._keyed_waiters = 0
+        self._keyed_heard = False
+        """Whether something with a key was heard since somebody waits for a share."""
         limits = Limits(
             timeout=settings.timeout,
             max_wait=settings.max_wait,
@@ -124,7 +136,12 @@ class Client:
         )
         self._fetcher = Fetcher(limits)
         self._tree = NodeTree(
-            self._fetcher, self._cache, settings.scope, is_down=self._is_down, pace=self._fetcher.paces.pace
+            self._fetcher,
+            self._cache,
+            settings.scope,
+            is_down=self._is_down,
+            pace=self._fetcher.paces.pace,
+            keys=self._shares.keys_of,
         )
         self._waiters: dict[Node, _Waiter] = {}
         self._memberships = Memberships(self._receiver, self._fetcher, self._shares, settings.interfaces)
@@ -147,12 +164,44 @@ class Client:
         return self._shares.announcements()
 
     async def wait_share(self, name: bytes, timeout: float) -> Announcement:  # noqa: ASYNC109 - see Backend
-        self._hold(addressing.share_group(name, self._settings.scope))
+        channels = self._keyring.channels(name, only_keyed=not self._settings.catalogue)
+        held = [channel for channel in channels if self._hold(channel)]
         with trio.move_on_after(timeout):
-            while (share := self._shares.get(name)) is None:
-                await self._news.wait()
-            return share.announcement
+            with trio.move_on_after(UNHEARD_SECONDS):
+                return await self._first_announcement(name)
+            with self._listening_for_keyed():
+                return await self._first_announcement(name)
+        if self._settings.catalogue:  # who tries names must not fill the tables: the catalogue brings what there is
+            for channel in held:
+                self._memberships.release(channel, now=self._clock())
+                self._keyring.forget(channel)
+        self._check_keyed(name)
         raise TimedOut(f"share {name.decode(errors='replace')!r} was not heard within {timeout:g} s")
+
+    async def _first_announcement(self, name: bytes) -> Announcement:
+        while (share := self._shares.get(name)) is None:
+            await self._news.wait()
+        return share.announcement
+
+    @contextlib.contextmanager
+    def _listening_for_keyed(self) -> Iterator[None]:
+        if not self._keyed_waiters:
+            self._keyed_heard = False
+            self._hold(self._keyed_group)
+        self._keyed_waiters += 1
+        try:
+            yield
+        finally:
+            self._keyed_waiters -= 1
+            if not self._keyed_waiters:
+                self._memberships.release(self._keyed_group, now=self._clock())
+
+    def _check_keyed(self, name: bytes) -> None:
+        """Raise NoKey or WrongKey if a share may not have been heard for want of its key."""
+        if not self._keyed_heard or (self._settings.catalogue and self._shares.any_with_key):
+            return
+        text = f"wrong key or no such share: {name.decode(errors='replace')!r}"
+        raise WrongKey(text) if self._keyring else NoKey(text)
 
     async def entries(self, share: bytes, content: ObjectRef | tuple[Entry, ...]) -> tuple[Entry, ...]:
         if isinstance(content, tuple):
@@ -167,7 +216,8 @@ class Client:
 
     def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
         self._follow_tree(share, entry, upcoming)
-        if self._memberships.hold_share(addressing.share_group(share, self._settings.scope), now=self._clock()):
+        channel = self._keyring.channel(share, self._shares.keys_of(share))
+        if self._memberships.hold_share(channel, now=self._clock()):
             self._wake.set()
         if entry.extent is not None:
             self._tree.request(
@@ -261,6 +311,7 @@ class Client:
         return {
             "symbols": counters.symbols,
             "duplicates": counters.duplicates,
+            "forged_datagrams": counters.forged_datagrams,
             "bad_datagrams": counters.bad_datagrams + self._receiver.malformed,
             "rejoins": counters.rejoins,
             "failed_nodes": counters.failed_nodes,
@@ -316,7 +367,8 @@ class Client:
         self._readers = WorkerPool("cache-read", CACHE_READERS, self._load, self._wake_from_thread)
         self._writer = WorkerPool("cache-write", 1, self._store, self._wake_from_thread)
         if self._settings.catalogue:
-            self._hold(addressing.catalogue_group(self._settings.scope))
+            for channel in self._keyring.catalogues():
+                self._hold(channel)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._receive_loop)
             nursery.start_soon(self._time_loop)
@@ -408,19 +460,21 @@ class Client:
     def _control(self, run: Run, now: float) -> None:
         for row in run.rows():
             try:
-                datagram = row.tobytes()
+                datagram = self._keyring.open_untrusted(run.group, row.tobytes())
                 kind, body = wire.control_untrusted(datagram)
                 if kind == wire.ANNOUNCEMENT and self._control_budget.take(now):
                     self._announced(decode_announcement_untrusted(body), run, now)
                 elif kind == wire.BEACON and self._beacon_budget.take(now):
                     groups = decode_beacon_untrusted(body, run.group[:2])
                     self._ahead.named(groups, wire.hold_untrusted(datagram), now=now)
+                elif kind == wire.KEYED and run.group == self._keyed_group:
+                    self._keyed_heard = True
             except BadDatagram:
                 self._fetcher.counters.bad_datagrams += 1
 
     def _announced(self, announcement: Announcement, run: Run, now: float) -> None:
         self._memberships.heard(run.group, now=now)
-        if self._shares.announced(announcement, run.ifindex, now=now):
+        if self._shares.announced(announcement, run.ifindex, keys=self._keyring.keys_of(run.group), now=now):
             self._news.set()
             self._news = trio.Event()
         share = self._shares.get(announcement.name)
@@ -432,24 +486,31 @@ class Client:
             self._tell_pace(announcement.name)
 
     def _gone(self, group: Group, datagram: bytes, now: float) -> None:
-        if not self._control_budget.take(now):
-            return
+        origin = self._fetcher.origin_of(group)
+        share = self._shares.get(origin) if origin is not None else None
         try:
-            _, body = wire.control_untrusted(datagram)
+            if share is not None and share.keys is not None:
+                datagram = open_control_untrusted(datagram, share.keys, group)
+            if not self._control_budget.take(now):
+                return
+            kind, body = wire.control_untrusted(datagram)
+            if kind != wire.GONE:
+                raise BadDatagram("not gone")
             key, named, _ = decode_gone_untrusted(body)
         except BadDatagram:
             self._fetcher.counters.bad_datagrams += 1
             return
-        origin = self._fetcher.origin_of(group)
-        share = self._shares.get(origin) if origin is not None else None
         if named == group and share is not None and key == share.announcement.publisher:
             self._fetcher.gone(group, now=now)
 
     # --- membership ---
 
-    def _hold(self, group: Group) -> None:
-        if self._memberships.hold(group, now=self._clock()):
+    def _hold(self, group: Group) -> bool:
+        """Returns whether that is new."""
+        new = self._memberships.hold(group, now=self._clock())
+        if new:
             self._wake.set()
+        return new
 
     async def _apply(self, plan: Plan) -> bool:
         self._memberships.apply(plan, now=self._clock())

@@ -73,6 +73,12 @@ class Memberships:
         self._fetcher.hold(group)
         return True
 
+    def release(self, group: Group, *, now: float) -> None:
+        """Leave a control channel."""
+        if self._controls.pop(group, None) is not None:
+            self._share_channels.pop(group, None)
+            self._fetcher.release(group, now=now)
+
     def hold_share(self, group: Group, *, now: float) -> bool:
         """Listen to the channel of a share that is in use, for its beacons. Returns whether that is new."""
         if group in self._share_channels:

@@ -21,7 +21,7 @@ from mcfs.net.offer import Offer
 from mcfs.net.own_groups import own_groups
 from mcfs.net.ports import Port, Ports, link_rate, open_port
 from mcfs.net.transmit import Sent
-from mcfs.protocol import mld, wire
+from mcfs.protocol import mld
 from mcfs.protocol.errors import BadDatagram, Gone
 from mcfs.serve.payload import Payload
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mcfs.net.settings import ServerSettings
     from mcfs.protocol.announce import Announcement
     from mcfs.protocol.ids import Node
+    from mcfs.protocol.keys import ShareKeys
     from mcfs.serve.probe import Store
 
 log = logging.getLogger(__name__)
@@ -91,9 +92,12 @@ class Server:
 
     # --- what is served ---
 
-    def publish(self, announcements: Mapping[bytes, Announcement]) -> None:
-        """Announce these shares; `rate` and `addresses` are filled in per interface."""
-        names = self._offer.replace(announcements)
+    def publish(
+        self, announcements: Mapping[bytes, Announcement], keys: Mapping[bytes, ShareKeys] | None = None
+    ) -> None:
+        """Announce these shares, those with a share key that are named in `keys`; `rate` and `addresses` are filled in
+        per interface."""
+        names = self._offer.replace(announcements, keys or {})
         for port in (*self._opened, *self._ports):
             self._offer.publish(port.link, names, now=self._clock())
             port.meet_others()
@@ -256,17 +260,17 @@ class Server:
             link.handle_timeout(now=now)
             port.send_mld(link.messages_to_send(now=now))
             for group, name in link.announcer.due(now=now):
-                port.transmitter.send_control(group, self._offer.announcement(port, name))
+                port.transmitter.send_control(group, self._offer.announcement(port, name, group))
             for channel, name in link.senders.due(now=now):
-                port.peers.send(channel, self._offer.announcement(port, name))
+                port.peers.send(channel, self._offer.announcement(port, name, channel))
         for beacon in link.beacons(now=now):
-            datagram = wire.control(wire.BEACON, beacon.body, round(1000 * beacon.hold))
-            port.transmitter.send_control(beacon.channel, datagram)
+            port.transmitter.send_control(beacon.channel, self._offer.beacon(beacon))
         self._tell_gone(port)
 
     def _tell_gone(self, port: Port) -> None:
         for group in port.link.scheduler.told_gone():
-            port.transmitter.send_control(group, self._offer.gone(group))
+            if (channel := port.link.scheduler.channel(group)) is not None:
+                port.transmitter.send_control(group, self._offer.gone(channel))
 
     # --- loading ---
 

@@ -19,11 +19,14 @@ so its index grows with the number of objects and not of blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
 
 from mcfs.protocol.ids import PACE_CLASSES, Group, Node, ObjectRef
+
+if TYPE_CHECKING:
+    from mcfs.protocol.keys import ShareKeys
 
 SITE_LOCAL: Final = 5
 SCOPES: Final = range(3, 15)
@@ -62,15 +65,18 @@ class Coordinate:
 
 
 class Addresser:
-    """The addresses of one name (an object id or a control name), with its permutation.
+    """The addresses of one name, with its permutation.
 
-    `secret` is the share key, empty without one: an outsider can then compute no group that he has not seen.
+    A name is a kind of channel ("object", "share", "senders", "catalogue", "keyed": none begins another) and what says
+    which one, of which only the last part has no fixed length: no two channels have one name. With a key the hash is
+    keyed, a mode of its own: an outsider can then compute no group that he has not seen.
     """
 
     __slots__ = ("_keys", "tag")
 
-    def __init__(self, name: bytes, secret: bytes = b"") -> None:
-        material = blake3(secret + name, derive_key_context=_TAG_CONTEXT).digest(length=8 + 32 * _ROUNDS)
+    def __init__(self, name: bytes, keys: ShareKeys | None = None) -> None:
+        hasher = blake3(name, key=keys.groups) if keys else blake3(name, derive_key_context=_TAG_CONTEXT)
+        material = hasher.digest(length=8 + 32 * _ROUNDS)
         self.tag = material[:8]
         self._keys = tuple(material[8 + 32 * i : 40 + 32 * i] for i in range(_ROUNDS))
 
@@ -117,24 +123,33 @@ def tag_of(group: bytes) -> bytes:
     return group[2:10]
 
 
-def addresser_of(object_: ObjectRef, secret: bytes = b"") -> Addresser:
-    return Addresser(b"object" + object_.id, secret)
+def addresser_of(object_: ObjectRef, keys: ShareKeys | None = None) -> Addresser:
+    return Addresser(b"object" + object_.id, keys)
 
 
 def node_group(node: Node, pace: int, addresser: Addresser, scope: int) -> Group:
     return addresser.group(Coordinate(node.level, pace, node.index), scope)
 
 
-def share_group(name: bytes, scope: int, secret: bytes = b"") -> Group:
+def share_group(name: bytes, scope: int, keys: ShareKeys | None = None) -> Group:
     """The channel of one share: its announcements and beacons."""
-    return Addresser(b"share" + name, secret).group(Coordinate(CONTROL_KIND, 0, 0), scope)
+    return _control_group(b"share" + name, scope, keys)
 
 
-def senders_group(publisher: bytes, name: bytes, scope: int) -> Group:
+def senders_group(publisher: bytes, name: bytes, scope: int, keys: ShareKeys | None = None) -> Group:
     """The channel in which servers that have the same publisher's key (32 bytes) and a share of this name meet."""
-    return Addresser(b"senders" + publisher + name).group(Coordinate(CONTROL_KIND, 0, 0), scope)
+    return _control_group(b"senders" + publisher + name, scope, keys)
 
 
-def catalogue_group(scope: int) -> Group:
-    """The well-known channel on which every server announces its shares in turn."""
-    return Addresser(b"catalogue").group(Coordinate(CONTROL_KIND, 0, 0), scope)
+def catalogue_group(scope: int, keys: ShareKeys | None = None) -> Group:
+    """The well-known channel on which every server announces its shares in turn; with keys, those that have them."""
+    return _control_group(b"catalogue", scope, keys)
+
+
+def keyed_group(scope: int) -> Group:
+    """The well-known channel on which a server says that it has shares with a key, and nothing about them."""
+    return _control_group(b"keyed", scope, None)
+
+
+def _control_group(name: bytes, scope: int, keys: ShareKeys | None) -> Group:
+    return Addresser(name, keys).group(Coordinate(CONTROL_KIND, 0, 0), scope)

@@ -9,7 +9,9 @@
     ├── NotAvailable     the node cannot be had now (nobody's fault)
     │   ├── TimedOut         nothing was heard of it in time
     │   ├── ShareDown        nothing was heard of its share for longer than the time-out
-    │   └── Gone             the server says that it can no longer produce it
+    │   ├── Gone             the server says that it can no longer produce it
+    │   └── NoKey            it is not heard, and something is that needs a key which was not given
+    │       └── WrongKey         ... and keys were given that open nothing
     └── UserError        something the user can mend; carries an exit code
 """
 
@@ -46,6 +48,14 @@ class ShareDown(NotAvailable):
 
 class Gone(NotAvailable):
     """The server that publishes the node says that it can no longer produce it."""
+
+
+class NoKey(NotAvailable):
+    """Something is heard that has a key; what is asked for may be there, for who has it."""
+
+
+class WrongKey(NoKey):
+    """The same, for who has keys that open nothing."""
 
 
 class UserError(McfsError):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Final, NewType
+from typing import TYPE_CHECKING, Final, NewType
 
 from blake3 import blake3
 
 from mcfs.protocol.errors import BadObject
+
+if TYPE_CHECKING:
+    from mcfs.protocol.keys import ShareKeys
 
 Digest = NewType("Digest", bytes)
 """32 bytes: a leaf hash, a page hash, or the plain BLAKE3 of a file."""
@@ -29,6 +32,8 @@ MAX_BLOCKS: Final = 1 << 40
 """The index in a channel's coordinate has 40 bits."""
 MAX_OBJECT_SIZE: Final = (1 << 63) - 1
 """What off_t can hold."""
+SEAL_SIZE: Final = 16
+"""Bytes by which a node of a share with a key is longer on its way: the authenticator of Poly1305."""
 PACE_CLASSES: Final = 8
 """Three bits of the coordinate; class c is paced at rate / 2^c."""
 
@@ -117,8 +122,39 @@ class Node:
     def size(self) -> int:
         return self.object.geometry.node_size(self.level, self.index)
 
+    @property
+    def keys(self) -> ShareKeys | None:
+        """Those under which a server sends it."""
+        return None
+
+    @property
+    def length(self) -> int:
+        """Bytes of what a server sends of it."""
+        return self.size
+
     def parent(self) -> Node | None:
         """The page that holds this node's hash; None for the top node."""
         if self.level == self.object.geometry.top_level:
             return None
         return Node(self.object, self.level + 1, self.index // FAN_OUT)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedNode(Node):
+    """A node of a share with a key, as a server sees it: not the one of the same bytes that it sends without a key, or
+    under another one."""
+
+    sealed_with: ShareKeys
+
+    @property
+    def keys(self) -> ShareKeys | None:
+        return self.sealed_with
+
+    @property
+    def length(self) -> int:
+        return self.size + SEAL_SIZE
+
+
+def node_under(keys: ShareKeys | None, object_: ObjectRef, level: int, index: int) -> Node:
+    """A node as a server sends it."""
+    return Node(object_, level, index) if keys is None else SealedNode(object_, level, index, keys)

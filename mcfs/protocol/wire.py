@@ -6,33 +6,42 @@
     +-------+-------+---------------+---------------+---------------+----------
     | vers. | type  |   reserved    | transfer len. |      ESI      | symbol...     type 1
     +-------+-------+---------------+---------------+---------------+----------
-    | vers. | type  | reserved/hold | body ...                                    types 2 to 4
+    | vers. | type  | reserved/hold | body ...                                    types 2 to 6
     +-------+-------+---------------+----------
 
 The destination group names the node and its pace class, so the header need not. T, the symbol's size, is what is left
-of the datagram; it is a multiple of 8. An unknown version or type is counted and dropped.
+of the datagram; it is a multiple of 8. An unknown version or type is counted and dropped. Behind the symbol of a share
+with a key stands a tag of 16 bytes: keyed BLAKE3 of all that is before it, under a key of the node (`seal.py`).
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from blake3 import blake3
 
 from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.fec import ALIGNMENT, MAX_ESI, MAX_SOURCE_SYMBOLS, Esis, Symbols
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 VERSION: Final = 1
 SYMBOL: Final = 1
 ANNOUNCEMENT: Final = 2
 BEACON: Final = 3
 GONE: Final = 4
+SEALED: Final = 5
+"""A datagram of type 2 to 4 of a share with a key: see `mcfs.protocol.seal`."""
+KEYED: Final = 6
+"""There are shares with a key here. Nothing else is said of them, and anybody can say it."""
 
 HEADER_SIZE: Final = 12
 TAG_SIZE: Final = 16
-"""What a share with a key appends; room is kept for it so that T is the same with and without."""
+"""What stands behind a symbol of a share with a key; room is kept for it so that T is the same with and without."""
 CONTROL_HEADER: Final = struct.Struct(">BBH")
 IPV6_UDP_OVERHEAD: Final = 48
 LINK_OVERHEAD: Final = IPV6_UDP_OVERHEAD + 14 + 4
@@ -54,15 +63,39 @@ def max_symbol_size(mtu: int = DEFAULT_MTU) -> int:
     return (mtu - IPV6_UDP_OVERHEAD - HEADER_SIZE - TAG_SIZE) // ALIGNMENT * ALIGNMENT
 
 
-def frame(length: int, esis: Esis, symbols: Symbols) -> Symbols:
-    """Datagrams as uint8[n, 12 + T] for symbols uint8[n, T] of a node of `length` bytes."""
+def datagram_size(t: int, *, tagged: bool) -> int:
+    """Bytes of a datagram with a symbol of T bytes."""
+    return HEADER_SIZE + t + (TAG_SIZE if tagged else 0)
+
+
+def frame(length: int, esis: Esis, symbols: Symbols, tag_key: bytes = b"") -> Symbols:
+    """Datagrams as uint8[n, 12 + T] for symbols uint8[n, T] of a node of `length` bytes; with a key for tags (32
+    bytes) uint8[n, 12 + T + 16]."""
     n, t = symbols.shape
-    out = np.empty((n, HEADER_SIZE + t), dtype=np.uint8)
+    end = HEADER_SIZE + t
+    out = np.empty((n, end + (TAG_SIZE if tag_key else 0)), dtype=np.uint8)
     header = np.empty(n, dtype=_HEADER_DTYPE)
     header["start"], header["length"], header["esi"] = _START, length, esis
     out[:, :HEADER_SIZE] = header.view(np.uint8).reshape(n, HEADER_SIZE)
-    out[:, HEADER_SIZE:] = symbols
+    out[:, HEADER_SIZE:end] = symbols
+    if tag_key:
+        out[:, end:] = tags(out, tag_key)
     return out
+
+
+def tags(datagrams: Symbols, key: bytes) -> Symbols:
+    """The right tags of datagrams uint8[n, size], whose last 16 bytes are not looked at, as uint8[n, 16].
+
+    The only loop over datagrams where nothing is lost: one call of BLAKE3 for each, 1.6 us (m).
+    """
+    n, size = datagrams.shape
+    if datagrams.flags.c_contiguous:
+        flat = datagrams.reshape(-1).data
+        covered = (flat[at : at + size - TAG_SIZE] for at in range(0, n * size, size))
+    else:
+        covered = (row.data for row in datagrams[:, :-TAG_SIZE])
+    found = b"".join([blake3(part, key=key).digest(length=TAG_SIZE) for part in covered])
+    return np.frombuffer(found, dtype=np.uint8).reshape(n, TAG_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +136,22 @@ def symbol_run_untrusted(datagrams: Symbols, node_size: int) -> SymbolRun:
     return SymbolRun(node_size, esis, symbols, contiguous)
 
 
+def genuine_untrusted(datagrams: Symbols, key: bytes) -> npt.NDArray[np.bool_]:
+    """Which datagrams, uint8[n, size] or [m, n, size], carry the tag that they must have: bool[n] or [m n].
+
+    The work is the same for right and wrong ones. Raises BadDatagram if none can: they are too short.
+    """
+    size = datagrams.shape[-1]
+    if size < HEADER_SIZE + ALIGNMENT + TAG_SIZE or datagrams.size == 0:
+        raise BadDatagram("symbol size")
+    messages = datagrams if datagrams.ndim == 3 else (datagrams,)
+    right = np.concatenate([tags(message, key) for message in messages])
+    genuine: npt.NDArray[np.bool_] = (right == datagrams[..., -TAG_SIZE:].reshape(-1, TAG_SIZE)).all(axis=1)
+    return genuine
+
+
 def control(kind: int, body: bytes, hold_ms: int = 0) -> bytes:
-    """A control datagram; `hold_ms` is a beacon's: how long the server holds new channels."""
+    """A control datagram without a seal; `hold_ms` is a beacon's: how long the server holds new channels."""
     return CONTROL_HEADER.pack(VERSION, kind, hold_ms) + body
 
 
@@ -113,7 +160,7 @@ def control_untrusted(datagram: bytes) -> tuple[int, bytes]:
     if len(datagram) < CONTROL_HEADER.size:
         raise BadDatagram("short")
     version, kind, _ = CONTROL_HEADER.unpack_from(datagram)
-    if version != VERSION or kind not in (ANNOUNCEMENT, BEACON, GONE):
+    if version != VERSION or kind not in (ANNOUNCEMENT, BEACON, GONE, KEYED):
         raise BadDatagram("version or type")
     return kind, datagram[CONTROL_HEADER.size :]
 

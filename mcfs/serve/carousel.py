@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mcfs.protocol import fec, wire
-from mcfs.protocol.ids import Node
+from mcfs.protocol.ids import Node, node_under
 from mcfs.serve.schedule import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from mcfs.protocol.ids import Group, ObjectRef
+    from mcfs.protocol.keys import ShareKeys
     from mcfs.serve.channel import Channel
     from mcfs.serve.schedule import Scheduler
 
@@ -43,6 +44,10 @@ class Content:
 
     object: ObjectRef
     meta: bool
+    keys: ShareKeys | None = None
+
+    def node(self, level: int, index: int) -> Node:
+        return node_under(self.keys, self.object, level, index)
 
 
 class Carousel:
@@ -120,8 +125,8 @@ class Carousel:
         contents = self._contents()
         self.rounds += 1
         self._blocks = _blocks(contents)
-        block_bits = sum(self._bits_of(content.object, 0) for content in contents if not content.meta)
-        meta_bits = sum(self._bits_of(content.object, level) for content in contents for level in _meta_levels(content))
+        block_bits = sum(self._bits_of(content, 0) for content in contents if not content.meta)
+        meta_bits = sum(self._bits_of(content, level) for content in contents for level in _meta_levels(content))
         self.period = max(block_bits / (1 - META_SHARE), meta_bits / META_SHARE if block_bits else meta_bits)
         self.period /= self._rate
         return next(self._blocks, None)
@@ -133,28 +138,29 @@ class Carousel:
             node = next(self._meta, None)
         return node
 
-    def _bits_of(self, object_: ObjectRef, level: int) -> float:
+    def _bits_of(self, content: Content, level: int) -> float:
         """Of all nodes of a level: all but the last are of one size."""
-        count = object_.geometry.counts[level]
-        return (count - 1) * self._bits(Node(object_, level, 0)) + self._bits(Node(object_, level, count - 1))
+        count = content.object.geometry.counts[level]
+        return (count - 1) * self._bits(content.node(level, 0)) + self._bits(content.node(level, count - 1))
 
     def _bits(self, node: Node) -> float:
         """On the wire, with headers and repair."""
-        t = fec.symbol_size(node.size, self._max_symbol_size)
-        k = fec.source_symbols(node.size, t)
-        return 8 * k * (1 + MIN_REPAIR) * (t + wire.HEADER_SIZE + wire.LINK_OVERHEAD)
+        t = fec.symbol_size(node.length, self._max_symbol_size)
+        k = fec.source_symbols(node.length, t)
+        size = wire.datagram_size(t, tagged=node.keys is not None)
+        return 8 * k * (1 + MIN_REPAIR) * (size + wire.LINK_OVERHEAD)
 
 
 def _blocks(contents: Sequence[Content]) -> Iterator[Node]:
     for content in contents:
         if not content.meta:
-            yield from (Node(content.object, 0, index) for index in range(content.object.geometry.counts[0]))
+            yield from (content.node(0, index) for index in range(content.object.geometry.counts[0]))
 
 
 def _meta(contents: Sequence[Content]) -> Iterator[Node]:
     for content in contents:
         for level in reversed(_meta_levels(content)):
-            yield from (Node(content.object, level, index) for index in range(content.object.geometry.counts[level]))
+            yield from (content.node(level, index) for index in range(content.object.geometry.counts[level]))
 
 
 def _meta_levels(content: Content) -> range:

@@ -294,16 +294,17 @@ class Link:
     # --- beacons ---
 
     def beacons(self, *, now: float) -> list[Beacon]:
-        """Those that are due: one for each pace class in use, since clients of one class act on no other."""
+        """Those that are due: one for each pace class in use, since clients of one class act on no other. What has a
+        key is named only where that key is needed to read it."""
         if now < self._beacon_at:
             return []
         self._beacon_at = now + BEACON_INTERVAL
         channels = self.announcer.beacon_channels(self._merging)
-        ahead = self.scheduler.ahead(MAX_CHANNELS) if channels else {}
+        ahead = {keys: self.scheduler.ahead(MAX_CHANNELS, keys) for keys in dict.fromkeys(keys for _, keys in channels)}
         return [
             Beacon(channel, encode_beacon(named), self.scheduler.hold(pace))
-            for pace, named in sorted(ahead.items())
-            for channel in channels
+            for channel, keys in channels
+            for pace, named in sorted(ahead[keys].items())
         ]
 
     # --- time ---

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mcfs.protocol import fec, wire
+from mcfs.protocol.seal import NodeSeal
 
 if TYPE_CHECKING:
     from mcfs.protocol.fec import Symbols
@@ -22,19 +23,21 @@ REPAIR_CHUNK: Final = 64
 
 
 class Payload:
-    """The datagrams of one node. Frames are uint8[n, 12 + T], rows in ESI order."""
+    """The datagrams of one node. Frames are uint8[n, 12 + T], with a key uint8[n, 12 + T + 16], rows in ESI order."""
 
-    __slots__ = ("_encoder", "_repair", "_repair_start", "_source", "length", "node", "symbol_size")
+    __slots__ = ("_encoder", "_repair", "_repair_start", "_source", "_tag_key", "length", "node", "symbol_size")
 
     def __init__(self, node: Node, data: Buffer, max_symbol_size: int) -> None:
+        """`data` is what is sent of the node: sealed, if it has a key."""
         self.node = node
+        self._tag_key = NodeSeal(node.keys, node).tag_key if node.keys else b""
         self.length = len(data)
         self.symbol_size = fec.symbol_size(self.length, max_symbol_size)
         k = fec.source_symbols(self.length, self.symbol_size)
         padded = np.zeros(k * self.symbol_size, dtype=np.uint8)
         padded[: self.length] = np.frombuffer(data, dtype=np.uint8)
         symbols = padded.reshape(k, self.symbol_size)
-        self._source = wire.frame(self.length, np.arange(k, dtype=np.uint32), symbols)
+        self._source = wire.frame(self.length, np.arange(k, dtype=np.uint32), symbols, self._tag_key)
         self._encoder: fec.Encoder | None = None
         self._repair = self._source[:0]
         self._repair_start = 0
@@ -51,7 +54,8 @@ class Payload:
     def repair(self, start: int, count: int) -> Symbols:
         """Repair datagrams with ESI K + start and following. The first call sets the encoder up (3 ms per MiB)."""
         if self._encoder is None:
-            self._encoder = fec.Encoder(np.ascontiguousarray(self._source[:, wire.HEADER_SIZE :]))
+            symbols = self._source[:, wire.HEADER_SIZE : wire.HEADER_SIZE + self.symbol_size]
+            self._encoder = fec.Encoder(np.ascontiguousarray(symbols))
         at = start - self._repair_start
         if at < 0 or at + count > len(self._repair):
             self._make_repair(self._encoder, start, max(count, REPAIR_CHUNK, len(self._source) // 8))
@@ -63,7 +67,7 @@ class Payload:
         first = len(self._source) + start
         count = min(count, fec.MAX_ESI + 1 - first)
         esis = np.arange(first, first + count, dtype=np.uint32)
-        self._repair = wire.frame(self.length, esis, encoder.repair(start, count))
+        self._repair = wire.frame(self.length, esis, encoder.repair(start, count), self._tag_key)
         self._repair_start = start
 
 

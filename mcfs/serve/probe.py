@@ -22,7 +22,7 @@ class Store(Protocol):
         ...
 
     def load(self, node: Node) -> Buffer:
-        """The verified bytes of a node. Raises Gone."""
+        """What is sent of a node: its verified bytes, sealed if it has a key. Raises Gone."""
         ...
 
     def contents(self) -> list[Content]:

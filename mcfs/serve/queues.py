@@ -42,7 +42,8 @@ class State(Enum):
 class ChannelState:
     channel: Channel
     k: int
-    t: int
+    size: int
+    """Bytes of a datagram."""
     state: State = State.LOADING
     marks: dict[Host, int] = field(default_factory=dict)
     """Per listener, in the order of joining and so never falling: source symbols that the channel had sent then."""

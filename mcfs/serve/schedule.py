@@ -50,6 +50,7 @@ from mcfs.serve.queues import SMALL_K, URGENT_BURSTS, ChannelState, Kind, Loaded
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
+    from mcfs.protocol.keys import ShareKeys
     from mcfs.serve.channel import Channel
     from mcfs.serve.payload import Payload, PayloadCache
 
@@ -309,7 +310,7 @@ class Scheduler:
         state = self._channels.get(group)
         if state is None or self.is_sent(group):
             return 0
-        return 8 * (state.until - state.sent) * (state.t + wire.HEADER_SIZE + wire.LINK_OVERHEAD)
+        return 8 * (state.until - state.sent) * (state.size + wire.LINK_OVERHEAD)
 
     def channel(self, group: Group) -> Channel | None:
         """The channel of a group that has listeners."""
@@ -324,12 +325,14 @@ class Scheduler:
         """All channels with their listeners."""
         return ((group, state.marks) for group, state in self._channels.items())
 
-    def ahead(self, count: int) -> dict[int, list[Group]]:
+    def ahead(self, count: int, keys: ShareKeys | None = None) -> dict[int, list[Group]]:
         """For each pace class up to `count` groups whose pass is still ahead or has just begun, those that come last
-        first."""
+        first; of nodes of this share key, as those of others mean nothing to its listeners."""
         found: dict[int, list[Group]] = {}
         for group, state in reversed(self._channels.items()):
-            if state.is_ahead and len(named := found.setdefault(state.channel.pace, [])) < count:
+            if not state.is_ahead or state.channel.node.keys != keys:
+                continue
+            if len(named := found.setdefault(state.channel.pace, [])) < count:
                 named.append(group)
         return found
 
@@ -396,10 +399,12 @@ class Scheduler:
             self._raise_share(state.channel.pace, -SHARE_UP)  # nothing was lost
 
     def _open(self, channel: Channel, now: float) -> ChannelState:
-        t = fec.symbol_size(channel.node.size, self._max_symbol_size)
-        state = ChannelState(channel, fec.source_symbols(channel.node.size, t), t)
+        node = channel.node
+        t = fec.symbol_size(node.length, self._max_symbol_size)
+        size = wire.datagram_size(t, tagged=node.keys is not None)
+        state = ChannelState(channel, fec.source_symbols(node.length, t), size)
         self._channels[channel.group] = state
-        hold = self.hold(channel.pace) if channel.node.level == 0 else 0.0
+        hold = self.hold(channel.pace) if node.level == 0 else 0.0
         if hold > self._queue_seconds(state):
             state.state, state.wake = State.HELD, now + hold
             self._at(state.wake, state)
@@ -412,7 +417,7 @@ class Scheduler:
 
     def _queue_seconds(self, state: ChannelState) -> float:
         """About how long the passes before this one take: where there is a queue nobody needs to be held."""
-        bits = 8 * state.k * (state.t + wire.HEADER_SIZE + wire.LINK_OVERHEAD)
+        bits = 8 * state.k * (state.size + wire.LINK_OVERHEAD)
         pace = state.channel.pace
         return self._queues[pace].length * bits * (1 << pace) / self._pacer.rate
 
@@ -584,7 +589,7 @@ class Scheduler:
         self, state: ChannelState, payload: Payload, start: int, count: int, *, repair: bool
     ) -> Transmission:
         self._ahead.discard(state.channel.node)
-        bits = 8 * count * (state.t + wire.HEADER_SIZE + wire.LINK_OVERHEAD)
+        bits = 8 * count * (state.size + wire.LINK_OVERHEAD)
         return Transmission(state.channel.group, payload, start, count, repair, bits)
 
     def _account(self, state: ChannelState, transmission: Transmission) -> None:
@@ -593,7 +598,6 @@ class Scheduler:
         self.counters.slow_symbols += transmission.count if pace else 0
 
     def _segments(self, state: ChannelState) -> int:
-        size = state.t + wire.HEADER_SIZE
-        most = min(MAX_SEGMENTS, MAX_SUPER_DATAGRAM // size)
+        most = min(MAX_SEGMENTS, MAX_SUPER_DATAGRAM // state.size)
         bits = self._pacer.burst_bits(state.channel.pace)
-        return most if bits == math.inf else max(1, min(most, int(bits) // (8 * (size + wire.LINK_OVERHEAD))))
+        return most if bits == math.inf else max(1, min(most, int(bits) // (8 * (state.size + wire.LINK_OVERHEAD))))

@@ -1,9 +1,10 @@
 """The store: which node a multicast group stands for, and that node's bytes.
 
 Memory grows by 32 bytes per object: the tag of its groups, the row in the database that says the rest, and which shares
-it is part of. Blocks are read from the files when they are asked for, into a private buffer, and *that buffer* is
-checked against the hash tree before it is given out: a file that was changed, replaced or swapped for a link since it
-was indexed yields Gone, never other bytes.
+it is part of. An object that is in shares with different keys is there once for each key: its groups are others, and
+its nodes are sealed in another way. Blocks are read from the files when they are asked for, into a private buffer, and
+*that buffer* is checked against the hash tree before it is given out: a file that was changed, replaced or swapped for
+a link since it was indexed yields Gone, never other bytes.
 """
 
 from __future__ import annotations
@@ -16,27 +17,33 @@ import numpy as np
 
 from mcfs.protocol.addressing import CONTROL_KIND, SITE_LOCAL, addresser_of, node_group, prefix, tag_of
 from mcfs.protocol.errors import BadNode, Gone
-from mcfs.protocol.ids import FAN_OUT, Digest, Group, Node, ObjectRef
+from mcfs.protocol.ids import FAN_OUT, Digest, Group, Node, ObjectRef, node_under
 from mcfs.protocol.merkle import child_hash, is_zero_leaf, verify_node
+from mcfs.protocol.seal import NodeSeal
 from mcfs.serve.carousel import Content
 from mcfs.serve.channel import Channel
 from mcfs.serve.lookup import Lookup
 from mcfs.serve.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
+    from mcfs.protocol.addressing import Addresser
+    from mcfs.protocol.keys import ShareKeys
     from mcfs.serve.index import Index, Snapshot
 
     Tags: TypeAlias = npt.NDArray[np.uint64]
-    Rows: TypeAlias = npt.NDArray[np.int64]
+    Places: TypeAlias = npt.NDArray[np.int64]
 
 _ADDRESSERS: Final = 1024
 """Objects in use at a time: the channels that a network can hold, and then some."""
 _LUMPED: Final = 63
 """The bit that all shares behind the 63rd have in common: what is of one counts as of all of them."""
+_REALM_BITS: Final = 8
+MAX_KEYS: Final = (1 << _REALM_BITS) - 1
+"""Different share keys that a store can ever have."""
 _PAGES: Final = 64
 """Hash pages kept, 2 MiB: each is used for 1,024 blocks."""
 
@@ -44,13 +51,14 @@ _PAGES: Final = 64
 class NodeStore:
     """The objects of some snapshots of an index. Thread-safe."""
 
-    def __init__(self, index: Index, *, scope: int = SITE_LOCAL, secret: bytes = b"") -> None:
+    def __init__(self, index: Index, *, scope: int = SITE_LOCAL) -> None:
         self._index = index
         self._prefix = prefix(scope)
         self._scope = scope
-        self._secret = secret
         self._lookup = Lookup(index)
         self._source = Source(index)
+        self._realms: list[ShareKeys | None] = [None]
+        """Share keys by number; what is of no key is of number 0. A *place* is a row and one of these numbers."""
         self._tags = _table({}, {})
         self._current = self._tags[1]
         self._names: tuple[bytes, ...] = ()
@@ -61,8 +69,9 @@ class NodeStore:
         """Objects that can be resolved."""
         return len(self._tags[0])
 
-    def replace(self, snapshots: Sequence[Snapshot]) -> None:
-        """Serve these snapshots, each the newest of its share. Blocks: 5 us per object.
+    def replace(self, snapshots: Sequence[Snapshot], keys: Mapping[bytes, ShareKeys] | None = None) -> None:
+        """Serve these snapshots, each the newest of its share, those under a share key that are named in `keys`.
+        Blocks: 5 us per object.
 
         What only the snapshots before them had can still be resolved, until the next call: their readers get what can
         still be produced, and are told of the rest that it is gone.
@@ -70,53 +79,62 @@ class NodeStore:
         tags: dict[int, int] = {}
         shares: dict[int, int] = {}
         for number, snapshot in enumerate(snapshots):
+            realm = self._realm((keys or {}).get(snapshot.name))
             for row, object_ in self._index.objects_of(snapshot.name):
-                tags[row] = self._tag(object_)
-                shares[row] = shares.get(row, 0) | 1 << min(number, _LUMPED)
+                place = row << _REALM_BITS | realm
+                tags[place] = self._tag(object_, realm)
+                shares[place] = shares.get(place, 0) | 1 << min(number, _LUMPED)
         current = np.fromiter(tags, dtype=np.int64, count=len(tags))
         gone: list[int] = np.setdiff1d(self._current, current).tolist()
-        old = {row: self._tag(ref) for row in gone if (ref := self._lookup.ref(row)) is not None}
+        old = {
+            place: self._tag(ref, place & MAX_KEYS)
+            for place in gone
+            if (ref := self._lookup.ref(place >> _REALM_BITS)) is not None
+        }
         self._tags = _table(tags | old, shares)
         self._names = tuple(snapshot.name for snapshot in snapshots)
         self._current = current
         self._forget_rows()
         self._contents = None
         self._source.clear()
-        self._index.collect(keep=old.keys())
+        self._index.collect(keep={place >> _REALM_BITS for place in old})
 
     def contents(self) -> list[Content]:
         """All objects of the current snapshots, in the order in which they were indexed; none if the state database
         cannot be read. The first call after a change takes 10 us for each."""
         if self._contents is None:
-            rows: list[int] = sorted(self._current.tolist())
+            places: list[int] = sorted(self._current.tolist())
             try:
-                refs = [(row, self._lookup.ref(row)) for row in rows]
-                self._contents = [Content(ref, self._lookup.is_listing(row)) for row, ref in refs if ref is not None]
+                refs = [(place, self._lookup.ref(place >> _REALM_BITS)) for place in places]
+                self._contents = [
+                    Content(ref, self._lookup.is_listing(place >> _REALM_BITS), self._realms[place & MAX_KEYS])
+                    for place, ref in refs
+                    if ref is not None
+                ]
             except sqlite3.Error:
                 return []
         return self._contents
 
     def group(self, node: Node) -> Group:
         """The channel of a node in the fastest pace class."""
-        return node_group(node, 0, self._addresser(node.object), self._scope)
+        return node_group(node, 0, self._addresser(node.object, node.keys), self._scope)
 
     def resolve(self, group: bytes) -> Channel | None:
         """The channel of a group, None if it is no node of ours. Microseconds; reads the database for a new object."""
         if group[:2] != self._prefix:
             return None
-        channels = (self._channel(row, shares, Group(group)) for row, shares in self._candidates(tag_of(group)))
+        channels = (self._channel(place, shares, Group(group)) for place, shares in self._candidates(tag_of(group)))
         return next((channel for channel in channels if channel), None)
 
     def load(self, node: Node) -> bytes | bytearray:
-        """The verified bytes of a node, for which it may wait for the disk. Raises Gone."""
+        """What is sent of a node: its verified bytes, sealed if it has a key. May wait for the disk. Raises Gone."""
         try:
             row = self._row(node.object)
             if row is None:
                 raise Gone("no such object")
             expected = self._expected(row, node)
-            if is_zero_leaf(node, expected):
-                return bytes(node.size)
-            return self._kept(row, node, expected) or self._read(row, node, expected)
+            data = self._load(row, node, expected)
+            return NodeSeal(node.keys, node).seal(data, expected) if node.keys else data
         except sqlite3.Error as error:
             raise Gone(f"state database: {error}") from None
 
@@ -132,41 +150,59 @@ class NodeStore:
         self._row = lru_cache(_ADDRESSERS)(self._lookup.row)
         self._ref = lru_cache(_ADDRESSERS)(self._lookup.ref)
         self._shares_of = lru_cache(_ADDRESSERS)(self._share_names)
-        self._addresser = lru_cache(_ADDRESSERS)(lambda ref: addresser_of(ref, self._secret))
+        self._addresser = lru_cache(_ADDRESSERS)(self._make_addresser)
 
-    def _tag(self, ref: ObjectRef) -> int:
-        return int.from_bytes(addresser_of(ref, self._secret).tag, "big")
+    @staticmethod
+    def _make_addresser(ref: ObjectRef, keys: ShareKeys | None) -> Addresser:
+        return addresser_of(ref, keys)
+
+    def _realm(self, keys: ShareKeys | None) -> int:
+        """The number of a key. Raises ValueError above MAX_KEYS of them."""
+        if keys not in self._realms:
+            if len(self._realms) > MAX_KEYS:
+                raise ValueError("too many share keys")
+            self._realms.append(keys)
+        return self._realms.index(keys)
+
+    def _tag(self, ref: ObjectRef, realm: int) -> int:
+        return int.from_bytes(addresser_of(ref, self._realms[realm]).tag, "big")
 
     def _candidates(self, tag: bytes) -> Iterator[tuple[int, int]]:
-        """Rows of the objects with a tag, and bits of their shares: one as a rule, two should tags collide."""
-        tags, rows, shares = self._tags
+        """Places of the objects with a tag, and bits of their shares: one as a rule, two should tags collide."""
+        tags, places, shares = self._tags
         number = np.uint64(int.from_bytes(tag, "big"))
         at = int(np.searchsorted(tags, number))
         while at < len(tags) and tags[at] == number:
-            yield int(rows[at]), int(shares[at])
+            yield int(places[at]), int(shares[at])
             at += 1
 
     def _share_names(self, shares: int) -> frozenset[bytes]:
         return frozenset(name for number, name in enumerate(self._names) if shares >> min(number, _LUMPED) & 1)
 
-    def _channel(self, row: int, shares: int, group: Group) -> Channel | None:
+    def _channel(self, place: int, shares: int, group: Group) -> Channel | None:
+        keys = self._realms[place & MAX_KEYS]
         try:
-            ref = self._ref(row)
+            ref = self._ref(place >> _REALM_BITS)
         except sqlite3.Error:
             return None
         if ref is None:
             return None
-        addresser = self._addresser(ref)
+        addresser = self._addresser(ref, keys)
         coordinate = addresser.coordinate(group)
         # The tag is compared because a rebuilt database gives old rows to new objects.
         if coordinate is None or coordinate.kind >= CONTROL_KIND or addresser.tag != tag_of(group):
             return None
         if not ref.geometry.has(coordinate.kind, coordinate.index):
             return None
-        node = Node(ref, coordinate.kind, coordinate.index)
+        node = node_under(keys, ref, coordinate.kind, coordinate.index)
         return Channel(group, node, coordinate.pace, self._shares_of(shares))
 
     # --- its bytes ---------------------------------------------------------------------------------------------------
+
+    def _load(self, row: int, node: Node, expected: Digest) -> bytes | bytearray:
+        if is_zero_leaf(node, expected):
+            return bytes(node.size)
+        return self._kept(row, node, expected) or self._read(row, node, expected)
 
     def _expected(self, row: int, node: Node) -> Digest:
         """The node's hash, from the page above it. A damaged page only means that no bytes fit."""
@@ -208,10 +244,10 @@ def _fits(node: Node, expected: Digest, data: bytes | bytearray) -> bool:
     return True
 
 
-def _table(tags: dict[int, int], shares: dict[int, int]) -> tuple[Tags, Rows, Tags]:
-    """Row -> tag, row -> bits of shares, as three arrays, sorted by tag."""
-    keys = np.fromiter(tags.values(), dtype=np.uint64, count=len(tags))
-    rows = np.fromiter(tags.keys(), dtype=np.int64, count=len(tags))
-    bits = np.fromiter((shares.get(row, 0) for row in tags), dtype=np.uint64, count=len(tags))
-    order = np.argsort(keys)
-    return keys[order], rows[order], bits[order]
+def _table(tags: dict[int, int], shares: dict[int, int]) -> tuple[Tags, Places, Tags]:
+    """Place -> tag, place -> bits of shares, as three arrays, sorted by tag."""
+    numbers = np.fromiter(tags.values(), dtype=np.uint64, count=len(tags))
+    places = np.fromiter(tags.keys(), dtype=np.int64, count=len(tags))
+    bits = np.fromiter((shares.get(place, 0) for place in tags), dtype=np.uint64, count=len(tags))
+    order = np.argsort(numbers)
+    return numbers[order], places[order], bits[order]

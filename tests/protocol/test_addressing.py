@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -11,13 +12,18 @@ from hypothesis import strategies as st
 from mcfs.protocol import addressing
 from mcfs.protocol.addressing import CONTROL_KIND, SCOPES, Addresser, Coordinate
 from mcfs.protocol.ids import Digest, Node, ObjectRef
+from mcfs.protocol.keys import ShareKeys
 
 from .hostile import patient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REF = ObjectRef(1 << 40, 1 << 20, Digest(bytes(range(32))))
 
 coordinates = st.builds(Coordinate, st.integers(0, 15), st.integers(0, 7), st.integers(0, (1 << 40) - 1))
-addressers = st.builds(Addresser, st.binary(max_size=64), st.binary(max_size=32))
+share_keys = st.builds(ShareKeys, st.binary(min_size=32, max_size=32))
+addressers = st.builds(Addresser, st.binary(max_size=64), st.none() | share_keys)
 scopes = st.sampled_from(SCOPES)
 
 
@@ -76,10 +82,18 @@ class TestGroup:
             assert 0 <= coordinate.pace <= 7
             assert 0 <= coordinate.index < 1 << 40
 
-    def test_the_secret_changes_everything(self) -> None:
-        plain, keyed = (addressing.addresser_of(REF, secret) for secret in (b"", b"secret"))
-        assert plain.tag != keyed.tag
-        assert plain.group(Coordinate(0, 0, 0))[10:] != keyed.group(Coordinate(0, 0, 0))[10:]
+    def test_a_key_changes_everything(self) -> None:
+        keys = (None, ShareKeys(bytes(32)), ShareKeys(bytes(31) + b"\1"))
+        every = [addressing.addresser_of(REF, key) for key in keys]
+        assert len({addresser.tag for addresser in every}) == 3
+        assert len({addresser.group(Coordinate(0, 0, 0))[10:] for addresser in every}) == 3
+
+    @patient
+    @given(share_keys, st.binary(max_size=40))
+    def test_a_key_is_no_part_of_a_name(self, keys: ShareKeys, name: bytes) -> None:
+        """Whatever is written before a name: what has no key has other groups."""
+        keyed = Addresser(name, keys).tag
+        assert all(Addresser(key + name).tag != keyed for key in (keys.secret, keys.groups))
 
     def test_low_32_bits_of_neighbours_differ(self) -> None:
         """Ethernet maps a group to 33:33 and these: blocks, classes and levels must not share a MAC address."""
@@ -109,6 +123,24 @@ class TestNames:
     def test_control_channels(self, group: bytes, name: bytes) -> None:
         assert Addresser(name).coordinate(group) == Coordinate(CONTROL_KIND, 0, 0)
         assert addressing.tag_of(group) == Addresser(name).tag
+
+    def test_no_kind_of_name_begins_another(self) -> None:
+        """So that no name of a share makes its channel one of another kind."""
+        kinds = (b"object", b"share", b"senders", b"catalogue", b"keyed")
+        assert not any(one != other and one.startswith(other) for one in kinds for other in kinds)
+        assert addressing.tag_of(addressing.keyed_group(5)) == Addresser(b"keyed").tag
+
+    @pytest.mark.parametrize(
+        "group",
+        [
+            lambda keys: addressing.share_group(b"demo", 5, keys),
+            lambda keys: addressing.catalogue_group(5, keys),
+            lambda keys: addressing.senders_group(bytes(32), b"demo", 5, keys),
+            lambda keys: addressing.node_group(Node(REF, 0, 0), 0, addressing.addresser_of(REF, keys), 5),
+        ],
+    )
+    def test_every_channel_depends_on_the_key(self, group: Callable[[ShareKeys | None], bytes]) -> None:
+        assert len({group(key) for key in (None, ShareKeys(bytes(32)), ShareKeys(b"k" * 32))}) == 3
 
     @patient
     @given(st.binary(min_size=1, max_size=255), st.binary(min_size=1, max_size=255))

@@ -7,6 +7,7 @@ import random
 import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,10 +15,11 @@ import pytest
 from mcfs.protocol.addressing import Addresser, Coordinate, addresser_of, node_group
 from mcfs.protocol.errors import Gone
 from mcfs.protocol.ids import Node, ObjectRef
+from mcfs.protocol.keys import ShareKeys
 from mcfs.protocol.merkle import leaf_hash
 from mcfs.serve.descriptors import Descriptors
 from mcfs.serve.index import Index
-from mcfs.serve.store import NodeStore
+from mcfs.serve.store import MAX_KEYS, NodeStore
 from mcfs.serve.walk import stamp_of
 from tests.serve.tree import NOW, Reader, object_at, publish, source, walk_files
 
@@ -61,7 +63,7 @@ def test_groups_that_are_not_ours(index: Index, store: NodeStore, share: Path) -
     assert store.resolve(node_group(Node(ref, 0, 2), 7, addresser, 8)) is None, "another scope"
     for kind, position in ((0, 3), (1, 1), (2, 0), (14, 0), (15, 0), (0, (1 << 40) - 1)):
         assert store.resolve(addresser.group(Coordinate(kind, 0, position))) is None
-    assert store.resolve(node_group(Node(ref, 0, 0), 0, addresser_of(ref, b"secret"), 5)) is None
+    assert store.resolve(node_group(Node(ref, 0, 0), 0, addresser_of(ref, ShareKeys(bytes(32))), 5)) is None
     for group in (b"\xff\x15" + bytes(14), b"\xff\x15" + b"\xff" * 14):
         assert store.resolve(group) is None
 
@@ -76,12 +78,65 @@ def test_bit_31_clear_is_no_group_of_ours(index: Index, store: NodeStore, share:
     assert store.resolve(bytes(group)) is None
 
 
-def test_scope_and_secret(index: Index, share: Path) -> None:
+def test_scope(index: Index, share: Path) -> None:
     (share / "file").write_bytes(os.urandom(3 * BLOCK))
-    store = NodeStore(index, scope=8, secret=b"key" * 10)
+    store = NodeStore(index, scope=8)
     snapshot = publish(index, store, share)
-    assert Reader(store, 8, b"key" * 10).tree(snapshot) == source(share)
+    assert Reader(store, 8).tree(snapshot) == source(share)
     store.close()
+
+
+def test_shares_with_different_keys(index: Index, tmp_path: Path) -> None:
+    """The same tree without a key and under two: each way has groups of its own, and gives all of it."""
+    content = os.urandom(3 * BLOCK)
+    one, other = (ShareKeys(bytes((i,)) * 32) for i in (1, 2))
+    keys = {b"one": one, b"other": other}
+    snapshots = []
+    for name in ("open", "one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(content)
+        os.utime(tmp_path / name / "file", ns=(0, 0))
+        os.utime(tmp_path / name, ns=(0, 0))
+        snapshots.append(index.scan(tmp_path / name, name.encode(), now_ms=NOW))
+    with closing(NodeStore(index)) as store:
+        store.replace(snapshots, keys)
+        assert len(store) == 6, "a listing and a file, three times"
+        for snapshot in snapshots:
+            mine = keys.get(snapshot.name)
+            reader = Reader(store, keys=mine)
+            assert reader.tree(snapshot) == source(tmp_path / snapshot.name.decode())
+            assert {channel.shares for channel in reader.channels} == {frozenset((snapshot.name,))}
+        assert {(content.keys, content.meta) for content in store.contents()} == {
+            (key, meta) for key in (None, one, other) for meta in (False, True)
+        }
+        for content in store.contents():
+            group = store.group(content.node(0, 0))
+            channel = store.resolve(group)
+            assert channel is not None
+            assert channel.node == content.node(0, 0)
+            assert group == node_group(channel.node, 0, addresser_of(content.object, content.keys), 5)
+
+
+def test_what_had_a_key_has_it_still_when_it_is_gone(index: Index, store: NodeStore, share: Path) -> None:
+    (share / "file").write_bytes(os.urandom(3 * BLOCK))
+    keys = {b"s": ShareKeys(b"k" * 32)}
+    store.replace([snapshot := index.scan(share, b"s", now_ms=NOW)], keys)
+    ref = snapshot.entry.content  # type: ignore[union-attr]
+    assert isinstance(ref, ObjectRef)
+    (share / "file").write_bytes(os.urandom(3 * BLOCK))
+    store.replace([index.scan(share, b"s", now_ms=NOW)], keys)
+    assert store.resolve(node_group(Node(ref, 0, 0), 0, addresser_of(ref), 5)) is None
+    channel = store.resolve(node_group(Node(ref, 0, 0), 0, addresser_of(ref, keys[b"s"]), 5))
+    assert channel is not None
+    assert channel.node.keys == keys[b"s"]
+
+
+def test_more_keys_than_there_is_room_for(index: Index, store: NodeStore, share: Path) -> None:
+    snapshot = index.scan(share, b"s", now_ms=NOW)
+    for number in range(MAX_KEYS):
+        store.replace([snapshot], {b"s": ShareKeys(number.to_bytes(32, "big"))})
+    with pytest.raises(ValueError, match="too many"):
+        store.replace([snapshot], {b"s": ShareKeys(b"k" * 32)})
 
 
 def test_tags_may_collide(index: Index, share: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,8 +153,8 @@ def test_tags_may_collide(index: Index, share: Path, monkeypatch: pytest.MonkeyP
     assert channel.node.object == ref
 
 
-def _colliding(ref: ObjectRef, secret: bytes = b"") -> Addresser:
-    addresser = addresser_of(ref, secret)
+def _colliding(ref: ObjectRef, keys: ShareKeys | None = None) -> Addresser:
+    addresser = addresser_of(ref, keys)
     addresser.tag = b"same tag"
     return addresser
 

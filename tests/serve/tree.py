@@ -10,13 +10,16 @@ from blake3 import blake3
 
 from mcfs.protocol.addressing import addresser_of, node_group
 from mcfs.protocol.catalog import DirectoryEntry, Entry, Extent, FileEntry, LinkEntry, decode_listing_untrusted
-from mcfs.protocol.ids import DIGEST_SIZE, FAN_OUT, Node, ObjectRef
+from mcfs.protocol.ids import DIGEST_SIZE, FAN_OUT, Node, ObjectRef, node_under
 from mcfs.protocol.merkle import child_hash, verify_node
+from mcfs.protocol.seal import NodeSeal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from mcfs.protocol.keys import ShareKeys
+    from mcfs.serve.channel import Channel
     from mcfs.serve.index import Index, Snapshot
     from mcfs.serve.store import NodeStore
 
@@ -29,10 +32,11 @@ Tree: TypeAlias = dict[bytes, About]
 class Reader:
     """Reads objects through groups, as if every datagram arrived."""
 
-    def __init__(self, store: NodeStore, scope: int = 5, secret: bytes = b"") -> None:
+    def __init__(self, store: NodeStore, scope: int = 5, keys: ShareKeys | None = None) -> None:
         self._store = store
         self._scope = scope
-        self._secret = secret
+        self._keys = keys
+        self.channels: set[Channel] = set()
         self.objects: dict[ObjectRef, bytes] = {}
         self.listings: set[ObjectRef] = set()
 
@@ -61,12 +65,17 @@ class Reader:
     def node(self, node: Node) -> bytes | bytearray:
         """Ask for a node by its group and check it."""
         pace = node.index % 8
-        channel = self._store.resolve(node_group(node, pace, addresser_of(node.object, self._secret), self._scope))
+        channel = self._store.resolve(node_group(node, pace, addresser_of(node.object, self._keys), self._scope))
         assert channel is not None
-        assert (channel.node, channel.pace) == (node, pace)
+        assert channel.node == node_under(self._keys, node.object, node.level, node.index)
+        assert channel.pace == pace
+        self.channels.add(channel)
         data = self._store.load(channel.node)
+        assert len(data) == channel.node.length
         parent = node.parent()
         expected = child_hash(self._page(parent), node.index) if parent else node.object.top
+        if self._keys is not None:
+            data = NodeSeal(self._keys, node).open_untrusted(data, expected)
         verify_node(node, data, expected)
         return data
 
