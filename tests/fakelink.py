@@ -20,7 +20,8 @@ from mcfs.fetch.nodes import NodeTree, Ready
 from mcfs.protocol import addressing, merkle, mld, wire
 from mcfs.protocol.addressing import Addresser, addresser_of
 from mcfs.protocol.beacon import decode_beacon_untrusted
-from mcfs.protocol.ids import Group, Host, Node, ObjectRef
+from mcfs.protocol.ids import Group, Host, Node, ObjectRef, node_under
+from mcfs.protocol.seal import NodeSeal
 from mcfs.serve.announcer import Announcer
 from mcfs.serve.channel import Channel
 from mcfs.serve.link import Link
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mcfs.protocol.errors import BadNode, NotAvailable
+    from mcfs.protocol.keys import ShareKeys
     from mcfs.serve.listening import TableMaker
     from mcfs.simulate.port import Port
 
@@ -56,16 +58,17 @@ class Hostility:
 
 
 class MemoryStore:
-    """Objects in memory, in the role of the server's node store."""
+    """Objects in memory, in the role of the server's node store; all of one share, which may have a key."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: ShareKeys | None = None) -> None:
+        self.keys = keys
         self._objects: dict[bytes, tuple[ObjectRef, Addresser]] = {}
         self._levels: dict[ObjectRef, tuple[bytes, list[bytes]]] = {}
         self.lost: set[Node] = set()
 
     def add(self, data: bytes, block_size: int) -> ObjectRef:
         ref, leaves = merkle.object_of(data, block_size)
-        addresser = addresser_of(ref)
+        addresser = addresser_of(ref, self.keys)
         self._objects[addresser.tag] = ref, addresser
         self._levels[ref] = data, merkle.tree_levels(leaves)
         return ref
@@ -77,7 +80,8 @@ class MemoryStore:
             return None
         if not found[0].geometry.has(coordinate.kind, coordinate.index):
             return None
-        return Channel(Group(group), Node(found[0], coordinate.kind, coordinate.index), coordinate.pace)
+        node = node_under(self.keys, found[0], coordinate.kind, coordinate.index)
+        return Channel(Group(group), node, coordinate.pace)
 
     def load(self, node: Node) -> bytes | None:
         if node in self.lost:
@@ -85,8 +89,12 @@ class MemoryStore:
         data, levels = self._levels[node.object]
         if node.level == 0:
             at = node.index * node.object.block_size
-            return data[at : at + node.object.block_size]
-        return list(merkle.pages(levels[node.level - 1]))[node.index]
+            plain = data[at : at + node.object.block_size]
+        else:
+            plain = list(merkle.pages(levels[node.level - 1]))[node.index]
+        if node.keys is None:
+            return plain
+        return NodeSeal(node.keys, node).seal(plain, merkle.node_hash(node.level, plain))
 
 
 class DictCache:
@@ -124,7 +132,15 @@ class FakeClient:
         self.host = host(number)
         self.cache = DictCache()
         self.fetcher = Fetcher(limits)
-        self.tree = NodeTree(self.fetcher, self.cache, SCOPE, is_down=lambda _: False, pace=self.fetcher.paces.pace)
+        self.keys = network.store.keys
+        self.tree = NodeTree(
+            self.fetcher,
+            self.cache,
+            SCOPE,
+            is_down=lambda _: False,
+            pace=self.fetcher.paces.pace,
+            keys=lambda _: self.keys,
+        )
         self.fetcher.paces.announced(ORIGIN, SERVER, int(network.rate), now=network.now)
         self.port: Port | None = None
         """What its link carries; None: as much as the server's."""
@@ -207,6 +223,8 @@ class FakeNetwork:
     seed: int = 1
     rate: float = 1e9
     make_table: TableMaker = exact_table
+    forge: bool = False
+    """Somebody sends a datagram with the same header and another symbol before each of the server's."""
     now: float = 0.0
     symbols_sent: int = 0
     reports: int = 0
@@ -239,12 +257,11 @@ class FakeNetwork:
         self._server_due = float("inf")
         self._serving = False
 
-    @staticmethod
-    def _announcer() -> Announcer:
+    def _announcer(self) -> Announcer:
         """With two listeners in the channel of a share, so that beacons are sent."""
         announcer = Announcer(addressing.catalogue_group(SCOPE))
-        channel = addressing.share_group(ORIGIN, SCOPE)
-        announcer.publish(channel, ORIGIN, now=0.0)
+        channel = addressing.share_group(ORIGIN, SCOPE, self.store.keys)
+        announcer.publish(channel, ORIGIN, now=0.0, keys=self.store.keys)
         for number in range(2):
             announcer.joined(host(number), channel, now=0.0)
         return announcer
@@ -368,8 +385,16 @@ class FakeNetwork:
     def _arrive(
         self, client: FakeClient, group: Group, rows: list[np.ndarray[tuple[int], np.dtype[np.uint8]]], delay: float
     ) -> None:
+        if self.forge:
+            rows = [row for genuine in rows for row in (_forged(genuine), genuine)]
         batch = np.stack(rows)
         self.at(self.now + delay, lambda: client.receive(group, SERVER, batch))
+
+
+def _forged(datagram: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    forged = datagram.copy()
+    forged[wire.HEADER_SIZE :] ^= 0x55
+    return forged
 
 
 def _pieces(

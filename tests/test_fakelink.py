@@ -9,8 +9,10 @@ import pytest
 
 from mcfs.fetch.fetcher import Limits
 from mcfs.protocol.errors import TimedOut
-from mcfs.protocol.ids import MIN_BLOCK_SIZE, Node, ObjectRef
+from mcfs.protocol.ids import MIN_BLOCK_SIZE, Host, Node, ObjectRef, SealedNode
+from mcfs.protocol.keys import ShareKeys
 from mcfs.serve.bloom import BloomMembership
+from mcfs.serve.payload import Payload
 from mcfs.serve.tables import exact_table, table_maker
 from tests.fakelink import FakeClient, FakeNetwork, Hostility, MemoryStore
 
@@ -62,14 +64,68 @@ def test_hostile_link_gives_the_right_bytes(seed: int, table: str) -> None:
         assert b"".join(client.outcomes[node].data or b"" for node in nodes_of(ref)) == data
 
 
-def test_without_loss_nothing_is_sent_twice() -> None:
-    store = MemoryStore()
+@pytest.mark.parametrize("seed", range(40))
+def test_hostile_link_with_a_key(seed: int) -> None:
+    """Somebody sends, beside each datagram and under the server's address, one that looks like it."""
+    rng = random.Random(seed)
+    data = rng.randbytes(rng.randint(1, 12 * MIN_BLOCK_SIZE))
+    store = MemoryStore(ShareKeys(rng.randbytes(32)))
+    ref = store.add(data, MIN_BLOCK_SIZE)
+    network = FakeNetwork(store, seed, forge=True)
+    hostility = Hostility(rng.uniform(0, 0.3), rng.uniform(0, 0.1), rng.choice((0.0, 0.02, 0.1)), rng.uniform(0, 0.2))
+    clients = [network.add_client(hostility) for _ in range(rng.randint(1, 3))]
+    for client in clients:
+        for node in nodes_of(ref):
+            client.request(node)
+    network.run(lambda: all(len(c.outcomes) == ref.geometry.counts[0] for c in clients))
+    for client in clients:
+        assert b"".join(client.outcomes[node].data or b"" for node in nodes_of(ref)) == data
+        counters = client.fetcher.counters
+        assert counters.failed_nodes == 0, "nothing wrong came as far as a hash"
+        assert counters.forged_datagrams > 0
+
+
+def test_nothing_comes_to_who_has_another_key() -> None:
+    store = MemoryStore(ShareKeys(b"k" * 32))
+    ref = store.add(b"x" * 100_000, MIN_BLOCK_SIZE)
+    network = FakeNetwork(store)
+    for keys in (None, ShareKeys(b"o" * 32)):
+        client = network.add_client(limits=Limits(timeout=3.0))
+        client.keys = keys
+        client.request(Node(ref, 0, 0))
+        network.run(lambda client=client: bool(client.outcomes))  # type: ignore[misc]
+        assert isinstance(client.outcomes[Node(ref, 0, 0)].error, TimedOut)
+    assert network.symbols_sent == 0
+
+
+def test_one_who_has_the_key_and_sends_other_bytes_is_set_aside() -> None:
+    """Symbols with right tags that make up a node which the seal, or the hash, refuses."""
+    keys = ShareKeys(b"k" * 32)
+    store = MemoryStore(keys)
+    data = random.Random(5).randbytes(3 * MIN_BLOCK_SIZE)
+    ref = store.add(data, MIN_BLOCK_SIZE)
+    network = FakeNetwork(store)
+    client = network.add_client()
+    node = Node(ref, 0, 1)
+    client.request(node)
+    network.run(lambda: bool(client.joined))
+    wrong = Payload(SealedNode(ref, 0, 1, keys), bytes(node.size + 16), 1424)
+    (group,) = [g for g in client.joined if (channel := store.resolve(g)) and channel.node.level == 0]
+    client.receive(group, Host(b"l" * 16), wrong.source(0, 1000))
+    network.run(lambda: node in client.outcomes)
+    assert client.outcomes[node].data == data[MIN_BLOCK_SIZE : 2 * MIN_BLOCK_SIZE]
+    assert client.fetcher.counters.failed_nodes == 1
+
+
+@pytest.mark.parametrize("keys", [None, ShareKeys(b"k" * 32)], ids=["open", "with a key"])
+def test_without_loss_nothing_is_sent_twice(keys: ShareKeys | None) -> None:
+    store = MemoryStore(keys)
     data = random.Random(1).randbytes(64 * MIN_BLOCK_SIZE)
     ref = store.add(data, MIN_BLOCK_SIZE)
     network = FakeNetwork(store)
     client = network.add_client()
     assert read_sequentially(network, client, ref, 32) == data
-    source = sum(-(-node.size // 1424) for node in nodes_of(ref))
+    source = sum(-(-(node.size + 16) // 1424) for node in nodes_of(ref))
     assert network.symbols_sent <= 1.03 * source + 10
 
 

@@ -10,6 +10,8 @@ from mcfs.fetch.fetcher import SILENT_PLACES, Assembled, Changes, Failed, Fetche
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import Gone, TimedOut
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef
+from mcfs.protocol.keys import ShareKeys
+from mcfs.protocol.seal import NodeSeal, seal_control
 
 SERVER, LIAR = Host(b"s" * 16), Host(b"l" * 16)
 REF = ObjectRef(1000 * MIN_BLOCK_SIZE, MIN_BLOCK_SIZE, Digest(bytes(32)))
@@ -320,3 +322,92 @@ def test_messages_that_are_taken_together_count_as_those_taken_one_by_one() -> N
         assert trail.trail is not None
         figures.append((f.counters.symbols, trail.trail.sent, trail.trail.arrived))
     assert figures[0] == figures[1]
+
+
+# --- shares with a key -----------------------------------------------------------------------------------------------
+
+KEYS = ShareKeys(b"k" * 32)
+
+
+def sealed_fetch(index: int = 1) -> tuple[Fetcher, bytes, fec.Symbols]:
+    """A fetcher that has joined the channel of a node, what is sent of the node, and the datagrams."""
+    f, seal = Fetcher(Limits()), NodeSeal(KEYS, node(index))
+    f.want(node(index), group(index), b"o", urgent=True, seal=seal, now=0.0)
+    f.changes(now=0.0)
+    sealed = seal.seal(bytes(range(256)) * (MIN_BLOCK_SIZE // 256), Digest(bytes(32)))
+    k = -(-len(sealed) // T)
+    source = np.frombuffer(sealed.ljust(k * T, b"\0"), dtype=np.uint8).reshape(k, T)
+    return f, sealed, wire.frame(len(sealed), np.arange(k, dtype=np.uint32), source, seal.tag_key)
+
+
+def test_a_sealed_node_is_assembled_and_not_opened() -> None:
+    f, sealed, sent = sealed_fetch()
+    f.receive(group(1), SERVER, sent, now=0.1)
+    (event,) = f.events()
+    assert isinstance(event, Assembled)
+    assert event.data == sealed
+    assert event.seal is not None
+
+
+def test_forged_symbols_touch_no_decoder() -> None:
+    """Under the server's own address, and joined by the kernel with what is genuine."""
+    f, sealed, sent = sealed_fetch()
+    forged = sent.copy()
+    forged[:, 20] ^= 0xFF
+    mixed = np.stack([row for pair in zip(forged, sent, strict=True) for row in pair])
+    f.receive(group(1), SERVER, forged[:20], now=0.1)
+    assert list(f.events()) == []
+    assert f.under_way == len(sealed), "nothing has come"
+    f.receive(group(1), SERVER, mixed[:40], now=0.2)
+    f.receive(group(1), LIAR, mixed[40:60].reshape(2, 10, -1), now=0.2)
+    f.receive(group(1), SERVER, mixed[40:], now=0.2)
+    (event,) = f.events()
+    assert isinstance(event, Assembled)
+    assert event.data == sealed
+    assert f.counters.forged_datagrams == 20 + len(sent) + 10
+    assert f.counters.failed_nodes == 0
+
+
+def test_symbols_of_another_node_or_without_a_tag_are_no_symbols() -> None:
+    f, _, sent = sealed_fetch(1)
+    _, _, others = sealed_fetch(2)
+    f.receive(group(1), SERVER, others, now=0.1)
+    f.receive(group(1), SERVER, datagrams(1), now=0.1)
+    f.receive(group(1), SERVER, sent[:, :20], now=0.1)
+    f.receive(group(1), SERVER, sent[:0], now=0.1)
+    assert list(f.events()) == []
+    assert f.counters.symbols == 0
+    assert f.counters.forged_datagrams + f.counters.bad_datagrams >= len(others) + len(datagrams(1)) + len(sent)
+
+
+def test_tagged_symbols_are_none_where_there_is_no_key() -> None:
+    _f, _, sent = sealed_fetch()
+    plain = Fetcher(Limits())
+    want(plain, 1)
+    plain.changes(now=0.0)
+    plain.receive(group(1), SERVER, sent, now=0.1)
+    assert plain.counters.symbols == 0
+
+
+def test_a_sealed_gone_does_not_hide_symbols_that_come_with_it() -> None:
+    """Anybody can send what looks like one; the caller finds out."""
+    index, seal = 1, NodeSeal(KEYS, node(1))
+    f = Fetcher(Limits())
+    f.want(node(index), group(index), b"o", urgent=True, seal=seal, now=0.0)
+    f.changes(now=0.0)
+    gone = seal_control(wire.control(wire.GONE, b"body"), KEYS, group(index))
+    t = len(gone) - wire.HEADER_SIZE - wire.TAG_SIZE
+    assert t % 8 == 0, "a symbol can have its size"
+    sent = wire.frame(
+        node(index).size + 16, np.arange(4, dtype=np.uint32), np.ones((4, t), dtype=np.uint8), seal.tag_key
+    )
+    rows = np.vstack([sent[:2], np.frombuffer(gone, dtype=np.uint8)[None], sent[2:]])
+    assert f.receive(group(index), SERVER, rows, now=0.1) == gone
+    assert f.counters.forged_datagrams == 0
+
+
+def test_what_has_come_of_a_sealed_node_counts_with_its_tags() -> None:
+    f, _sealed, sent = sealed_fetch()
+    f.receive(group(1), SERVER, sent[:10], now=0.1)
+    assert f.under_way == len(sent) * T - 10 * T
+    assert f.counters.symbols == 10

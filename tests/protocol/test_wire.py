@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -168,3 +169,58 @@ class TestBeacon:
     def test_anything_raises_nothing_else(self, body: bytes) -> None:
         with contextlib.suppress(BadDatagram):
             assert all(len(group) == 16 for group in decode_beacon_untrusted(body, b"\xff\x15"))
+
+
+class TestTags:
+    """Symbols of a share with a key."""
+
+    KEY = bytes(range(32))
+
+    def framed(self, count: int = 5, t: int = 40) -> fec.Symbols:
+        return wire.frame(100, np.arange(count, dtype=np.uint32), symbols(count, t), self.KEY)
+
+    def test_layout(self) -> None:
+        plain = wire.frame(100, np.arange(5, dtype=np.uint32), symbols(5, 40))
+        framed = self.framed()
+        assert framed.shape == (5, 12 + 40 + 16)
+        assert (framed[:, :-16] == plain).all()
+        assert framed[3, -16:].tobytes() == blake3(plain[3].tobytes(), key=self.KEY).digest(length=16)
+        assert wire.datagram_size(40, tagged=True) == 68
+        assert wire.datagram_size(40, tagged=False) == 52
+
+    def test_a_full_datagram_fits_the_mtu(self) -> None:
+        for mtu in (1280, 1500, 9000):
+            t = wire.max_symbol_size(mtu)
+            assert wire.datagram_size(t, tagged=True) + wire.IPV6_UDP_OVERHEAD <= mtu
+
+    @pytest.mark.parametrize("at", [0, 5, 11, 12, 51, 52, 67])
+    def test_every_byte_counts(self, at: int) -> None:
+        framed = self.framed()
+        framed[2, at] ^= 1
+        assert wire.genuine_untrusted(framed, self.KEY).tolist() == [True, True, False, True, True]
+
+    def test_another_key(self) -> None:
+        assert not wire.genuine_untrusted(self.framed(), bytes(32)).any()
+
+    def test_as_they_come_from_the_socket(self) -> None:
+        """Rows of a larger matrix, and messages of several datagrams."""
+        framed = self.framed(6)
+        buffers = np.zeros((6, 4096), dtype=np.uint8)
+        buffers[:, :68] = framed
+        assert wire.genuine_untrusted(buffers[:, :68], self.KEY).all()
+        joined = np.zeros((3, 4096), dtype=np.uint8)
+        joined[:, :136] = framed.reshape(3, 136)
+        messages = joined[:, :136].reshape(3, 2, 68)
+        assert wire.genuine_untrusted(messages, self.KEY).all()
+        messages = messages.copy()
+        messages[1, 0, 20] ^= 1
+        assert wire.genuine_untrusted(messages, self.KEY).tolist() == [True, True, False, True, True, True]
+
+    @patient
+    @given(st.binary(max_size=300), st.integers(1, 4))
+    def test_anything_is_false_or_refused(self, data: bytes, count: int) -> None:
+        datagrams = rows(data, count)
+        try:
+            assert not wire.genuine_untrusted(datagrams, self.KEY).any()
+        except BadDatagram:
+            assert datagrams.shape[-1] < 36 or not datagrams.size

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mcfs.protocol.ids import Group, Host
-from mcfs.serve.announcer import Announcer
+from mcfs.protocol.keys import ShareKeys
+from mcfs.serve.announcer import KEYED, Announcer
 
 CATALOGUE, SHARE, OTHER = (Group(bytes([i]) * 16) for i in (1, 2, 3))
 A, B = Host(b"a" * 16), Host(b"b" * 16)
@@ -83,3 +84,36 @@ def test_what_is_withdrawn_is_not_announced() -> None:
     a.withdraw(OTHER)
     assert {name for _, _, name in run(a, 0.0, 3.0)} == {b"share"}
     assert OTHER not in a
+
+
+def test_a_catalogue_for_each_key() -> None:
+    a = announcer()
+    keyed, sealed, keys = Group(b"k" * 16), Group(b"s" * 16), ShareKeys(bytes(32))
+    a.publish(sealed, b"sealed", now=0.0, catalogue=keyed, keys=keys)
+    assert keyed in a
+    a.joined(A, CATALOGUE, now=1.0)
+    assert {name for _, _, name in run(a, 1.0, 3.5)} == {b"share", b"other"}
+    a.joined(B, keyed, now=4.0)
+    assert {name for _, group, name in run(a, 4.0, 6.0) if group == keyed} == {b"sealed"}
+    assert list(a.listeners(keyed)) == [B]
+    assert dict(a.groups())[keyed] == {B}
+    a.joined(A, sealed, now=6.0)
+    a.joined(A, SHARE, now=6.0)
+    assert a.beacon_channels(1) == [(SHARE, None), (sealed, keys)]
+    a.withdraw(sealed)
+    a.left(A, CATALOGUE)
+    a.left(A, SHARE)
+    assert run(a, 7.0, 9.0) == []
+
+
+def test_that_something_has_a_key_is_told_to_who_asks() -> None:
+    a, asked = announcer(), Group(b"?" * 16)
+    a.tell_keyed(asked)
+    a.tell_keyed(asked)
+    assert a.due(now=1.0) == []
+    a.joined(A, asked, now=2.0)
+    assert run(a, 2.0, 4.5) == [(2.0, asked, KEYED), (3.0, asked, KEYED), (4.0, asked, KEYED)]
+    a.silence(frozenset((b"share", b"other")), now=5.0)
+    assert (asked, KEYED) in a.due(now=6.0), "whoever sends the shares"
+    a.left(A, asked)
+    assert run(a, 7.0, 9.0) == []

@@ -106,15 +106,15 @@ def test_shares_with_different_keys(index: Index, tmp_path: Path) -> None:
             reader = Reader(store, keys=mine)
             assert reader.tree(snapshot) == source(tmp_path / snapshot.name.decode())
             assert {channel.shares for channel in reader.channels} == {frozenset((snapshot.name,))}
-        assert {(content.keys, content.meta) for content in store.contents()} == {
+        assert {(each.keys, each.meta) for each in store.contents()} == {
             (key, meta) for key in (None, one, other) for meta in (False, True)
         }
-        for content in store.contents():
-            group = store.group(content.node(0, 0))
+        for each in store.contents():
+            group = store.group(each.node(0, 0))
             channel = store.resolve(group)
             assert channel is not None
-            assert channel.node == content.node(0, 0)
-            assert group == node_group(channel.node, 0, addresser_of(content.object, content.keys), 5)
+            assert channel.node == each.node(0, 0)
+            assert group == node_group(channel.node, 0, addresser_of(each.object, each.keys), 5)
 
 
 def test_what_had_a_key_has_it_still_when_it_is_gone(index: Index, store: NodeStore, share: Path) -> None:
