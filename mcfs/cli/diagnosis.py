@@ -261,7 +261,11 @@ def _servers(link: LinkFacts, facts: Facts) -> Iterator[Finding]:
         return
     if link.shares:
         yield _heard(link.shares)
-    elif not any(other.shares for other in facts.links):
+    if link.keyed:
+        yield _ok(f"{_count(link.keyed, 'server')} heard with shares that need a key (mcfs ls --keyfile)")
+    if link.shares or link.keyed:
+        return
+    if not any(other.shares or other.keyed for other in facts.links):
         yield _warning(
             f"no mcfs server was heard within {link.listened:.0f} s",
             "if one runs on this link: it must use the same --port and --scope, and firewalls must let in UDP port "
@@ -284,7 +288,7 @@ def _heard(shares: Sequence[ShareHeard]) -> Finding:
 
 def _probe(probe: ProbeFacts, link: LinkFacts) -> Iterator[Finding]:
     yield from (_reading(reading, probe, link) for reading in probe.readings)
-    if not probe.readings and link.shares:
+    if not probe.readings and (link.shares or link.keyed):
         yield _problem(
             f"the server is heard, but sent nothing of what this host joined within {probe.waited:.0f} s",
             "let ICMPv6 type 143 in at the server and out here; switch on MLDv2 on the switches between, or a querier; "

@@ -163,7 +163,7 @@ class _Examination:
         if not self._receiver.join(group, index).ok:
             return
         silence = max(SILENCE, SILENT_BURSTS * _BURST_BITS * 2**pace / max(1, watch.rate))
-        timeout = self._settings.timeout if watch.shares else min(BLIND_PROBE, self._settings.timeout)
+        timeout = self._settings.timeout if watch.shares or watch.keyed else min(BLIND_PROBE, self._settings.timeout)
         with trio.move_on_after(timeout) as scope:
             while not tally.done() and not _silent(tally, silence):  # noqa: ASYNC110 - silence is no event
                 await trio.sleep(_TICK)
@@ -201,6 +201,8 @@ class _Examination:
                     self._checked += 1
                     announcement = decode_announcement_untrusted(body)
                     watch.heard(announcement.name, run.source, announcement.rate, now)
+                elif kind == wire.KEYED and run.group == watch.keyed_group and len(watch.keyed) < MAX_ROUTERS:
+                    watch.keyed.add(run.source)
 
 
 class _Watch:
@@ -214,7 +216,9 @@ class _Watch:
         self.probe: ProbeFacts | None = None
         self._settings = settings
         self._own_group = _random_group(settings.scope)
-        self.controls = {addressing.catalogue_group(settings.scope)}
+        self.keyed: set[Host] = set()
+        self.keyed_group = addressing.keyed_group(settings.scope)
+        self.controls = {addressing.catalogue_group(settings.scope), self.keyed_group}
         if settings.share is not None:
             self.controls.add(addressing.share_group(settings.share, settings.scope))
         self._reader: ReportReader | None = None
@@ -291,6 +295,7 @@ class _Watch:
             queriers=tuple(self._queriers.values()),
             routers=tuple(self._routers.values()),
             shares=tuple(self.shares.values()),
+            keyed=len(self.keyed),
             filtered=self._filtered,
             probe=self.probe,
         )

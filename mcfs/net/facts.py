@@ -75,6 +75,8 @@ class LinkFacts:
     queriers: tuple[QuerierHeard, ...] = ()
     routers: tuple[RouterHeard, ...] = ()
     shares: tuple[ShareHeard, ...] = ()
+    keyed: int = 0
+    """Hosts that say that they have shares with keys."""
     filtered: int = 0
     """Datagrams of the groups joined that reached the interface, while none reached the socket."""
     probe: ProbeFacts | None = None

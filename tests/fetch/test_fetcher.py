@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -359,7 +361,8 @@ def test_forged_symbols_touch_no_decoder() -> None:
     assert list(f.events()) == []
     assert f.under_way == len(sealed), "nothing has come"
     f.receive(group(1), SERVER, mixed[:40], now=0.2)
-    f.receive(group(1), LIAR, mixed[40:60].reshape(2, 10, -1), now=0.2)
+    messages: Any = mixed[40:60].reshape(2, 10, -1)
+    f.receive(group(1), LIAR, messages, now=0.2)
     f.receive(group(1), SERVER, mixed[40:], now=0.2)
     (event,) = f.events()
     assert isinstance(event, Assembled)

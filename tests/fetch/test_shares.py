@@ -72,7 +72,6 @@ def test_a_share_with_a_key_takes_its_name_from_one_without() -> None:
     forged = replace(FIRST, version=99, publisher=b"q" * 32)
     assert table.announced(forged, 1, now=0.0)
     assert table.keys_of(b"data") is None
-    assert not table.any_with_key
     assert table.announced(FIRST, 2, keys=keys, now=1.0)
     assert not table.announced(forged, 1, now=2.0)
     assert not table.announced(replace(FIRST, version=6), 1, now=2.0)

@@ -13,7 +13,7 @@ What has to look at a mount for longer than a moment does so in a process of its
     python -m tests.netlab.harness read-at-random EXPECTED FOUND COUNT
     python -m tests.netlab.harness map EXPECTED FOUND
     python -m tests.netlab.harness read-for FILE SECONDS
-    python -m tests.netlab.harness send-garbage PID (noise | forged)
+    python -m tests.netlab.harness send-garbage PID (noise | forged | tagged)
     python -m tests.netlab.harness hear-queries INTERFACE
 """
 
@@ -367,12 +367,18 @@ def send_garbage(pid: str, kind: str) -> None:
     print("ready", flush=True)
     while True:
         for group in groups_joined(pid):
-            for datagram in _forged() if kind == "forged" and group.startswith("ff15") else _noise(numbers):
+            for datagram in _garbage(kind if group.startswith("ff15") else "noise", numbers):
                 with suppress(OSError):
                     udp.sendto(datagram, (group, PORT, 0, index))
         for report in _bad_reports(numbers):
             icmp.sendto(report, ("ff02::16", 0, 0, index))
         time.sleep(0.01)
+
+
+def _garbage(kind: str, numbers: random.Random) -> Iterator[bytes]:
+    if kind == "noise":
+        return _noise(numbers)
+    return _forged() if kind == "forged" else _tagged(numbers)
 
 
 def _noise(numbers: random.Random) -> Iterator[bytes]:
@@ -389,6 +395,14 @@ def _forged() -> Iterator[bytes]:
     """Symbols as the server might send them, of a block that is not the one."""
     for esi in range(_FORGED_BURST):
         yield _HEADER.pack(1, 1, 0, MIB, esi) + esi.to_bytes(2, "big") * (_SYMBOL_SIZE // 2)
+
+
+def _tagged(numbers: random.Random) -> Iterator[bytes]:
+    """The same, as it looks in a share with a key; and what looks like a sealed control datagram."""
+    for esi in range(_FORGED_BURST):
+        yield _HEADER.pack(1, 1, 0, MIB + 16, esi) + esi.to_bytes(2, "big") * (_SYMBOL_SIZE // 2 + 8)
+    for size in (300, 556, 1228):
+        yield bytes((1, 5, 0, 0)) + numbers.randbytes(size - 4)
 
 
 def _bad_reports(numbers: random.Random) -> Iterator[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -210,7 +210,7 @@ class TestTags:
         assert wire.genuine_untrusted(buffers[:, :68], self.KEY).all()
         joined = np.zeros((3, 4096), dtype=np.uint8)
         joined[:, :136] = framed.reshape(3, 136)
-        messages = joined[:, :136].reshape(3, 2, 68)
+        messages: Any = joined[:, :136].reshape(3, 2, 68)
         assert wire.genuine_untrusted(messages, self.KEY).all()
         messages = messages.copy()
         messages[1, 0, 20] ^= 1
