@@ -2,7 +2,7 @@
 
 *Nodes* are sealed as a whole, before they are divided into symbols, with XSalsa20-Poly1305. The nonce is derived from
 what the node is and from its hash, so that each server makes the same symbols, and two different nodes never have one
-nonce; who receives the node knows both and so the nonce is not sent. Each *symbol* then carries a tag, keyed BLAKE3
+nonce; who receives the node knows both and so the nonce is not sent. Each *symbol* then carries a tag, keyed BLAKE2b
 under a key of its node: see `mcfs.protocol.wire`.
 
 *Control datagrams* are sealed one by one under keys of the group that they go to, so that none can be repeated in

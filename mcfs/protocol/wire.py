@@ -11,17 +11,18 @@
 
 The destination group names the node and its pace class, so the header need not. T, the symbol's size, is what is left
 of the datagram; it is a multiple of 8. An unknown version or type is counted and dropped. Behind the symbol of a share
-with a key stands a tag of 16 bytes: keyed BLAKE3 of all that is before it, under a key of the node (`seal.py`).
+with a key stands a tag of 16 bytes: keyed BLAKE2b (RFC 7693) of all that is before it, under a key of the node
+(`seal.py`).
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from blake3 import blake3
 
 from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.fec import ALIGNMENT, MAX_ESI, MAX_SOURCE_SYMBOLS, Esis, Symbols
@@ -86,16 +87,22 @@ def frame(length: int, esis: Esis, symbols: Symbols, tag_key: bytes = b"") -> Sy
 def tags(datagrams: Symbols, key: bytes) -> Symbols:
     """The right tags of datagrams uint8[n, size], whose last 16 bytes are not looked at, as uint8[n, 16].
 
-    The only loop over datagrams where nothing is lost: one call of BLAKE3 for each, 1.6 us (m).
+    The only loop over datagrams where nothing is lost: one hash for each. BLAKE2b and not BLAKE3, which is made for
+    more than a kilobyte at a time: 1.7 us for a full datagram against 2.5 (m).
     """
+    state = blake2b(key=key, digest_size=TAG_SIZE)
     n, size = datagrams.shape
     if datagrams.flags.c_contiguous:
         flat = datagrams.reshape(-1).data
         covered = (flat[at : at + size - TAG_SIZE] for at in range(0, n * size, size))
     else:
         covered = (row.data for row in datagrams[:, :-TAG_SIZE])
-    found = b"".join([blake3(part, key=key).digest(length=TAG_SIZE) for part in covered])
-    return np.frombuffer(found, dtype=np.uint8).reshape(n, TAG_SIZE)
+    found = []
+    for part in covered:
+        hasher = state.copy()
+        hasher.update(part)
+        found.append(hasher.digest())
+    return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(n, TAG_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
