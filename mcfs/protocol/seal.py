@@ -6,7 +6,7 @@ nonce; who receives the node knows both and so the nonce is not sent. Each *symb
 under a key of its node: see `mcfs.protocol.wire`.
 
 *Control datagrams* are sealed one by one under keys of the group that they go to, so that none can be repeated in
-another channel, and brought to one of three sizes, which hide the length of a share's name::
+another channel, and brought to one of two sizes, which hide the length of a share's name::
 
      0       1       2               4                              28
     +-------+-------+---------------+------------------------------+----------
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 _LENGTH: Final = 2
 _HEADER: Final = wire.CONTROL_HEADER.pack(wire.VERSION, wire.SEALED, 0)
 _BOX_AT: Final = len(_HEADER) + SecretBox.NONCE_SIZE
-_PADDED: Final = (256, 512, 1184)
-"""Bytes in the box: an announcement with a short or a long name, and a full beacon in a packet of 1,280 bytes."""
+_PADDED: Final = (640, 1184)
+"""Bytes in the box: an announcement with any name, and what fits a packet of 1,280 bytes."""
 SEALED_SIZES: Final = frozenset(_BOX_AT + SecretBox.MACBYTES + size for size in _PADDED)
 _CHANNELS: Final = 4096
 """Control channels and channels of nodes whose keys are remembered: 200 bytes each."""

@@ -22,10 +22,10 @@ from mcfs.protocol.errors import UserError
 TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=20)
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-.", min_size=1, max_size=15)
 SECONDS = st.floats(0.001, 1e6)
+PATHS = TEXT.map(lambda text: Path("/") / text.strip("/")).filter(lambda path: ".." not in path.parts)
 SETTINGS = st.builds(
     MountOptions,
-    cache_dir=st.none()
-    | TEXT.map(lambda text: Path("/") / text.strip("/")).filter(lambda path: ".." not in path.parts),
+    cache_dir=st.none() | PATHS,
     timeout=SECONDS,
     max_wait=SECONDS,
     max_groups=st.integers(1, 256),
@@ -39,6 +39,8 @@ SETTINGS = st.builds(
     entry_timeout=SECONDS,
     debug=st.booleans(),
     noexec=st.booleans(),
+    keyfile=st.lists(PATHS, max_size=3).map(tuple),
+    password_file=st.lists(PATHS, max_size=2).map(tuple),
 )
 
 

@@ -401,7 +401,7 @@ def _tagged(numbers: random.Random) -> Iterator[bytes]:
     """The same, as it looks in a share with a key; and what looks like a sealed control datagram."""
     for esi in range(_FORGED_BURST):
         yield _HEADER.pack(1, 1, 0, MIB + 16, esi) + esi.to_bytes(2, "big") * (_SYMBOL_SIZE // 2 + 8)
-    for size in (300, 556, 1228):
+    for size in (684, 1228):
         yield bytes((1, 5, 0, 0)) + numbers.randbytes(size - 4)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,8 @@ import pytest
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl.pwhash import argon2id
+from nacl.secret import SecretBox
 from nacl.signing import SigningKey
 
 from mcfs.protocol import addressing, fec, ids, merkle, probe, wire
@@ -37,6 +40,8 @@ from mcfs.protocol.catalog import (
     encode_listing,
 )
 from mcfs.protocol.ids import Digest, Node, ObjectRef
+from mcfs.protocol.keys import ShareKeys, keys_of_file, keys_of_password
+from mcfs.protocol.seal import NodeSeal, open_control_untrusted, seal_control
 
 from .hostile import patient
 
@@ -50,6 +55,7 @@ LINE: Final = 64
 SMALL: Final = bytes(range(100))
 LARGE: Final = bytes(65536) + b"mcfs"
 KEY: Final = SigningKey(bytes(range(32)))
+SHARE_KEYS: Final = keys_of_file(SMALL)
 SECOND: Final = 1_000_000_000
 SIGNED_AT: Final = 1_767_225_600
 """2026-01-01 00:00:00 UTC."""
@@ -107,6 +113,40 @@ def vectors() -> dict[str, Vectors]:
             "group of block 0, class 0, scope 5": probe.probe_group(0, 5).hex(),
             "group of block 0, class 3, scope 5": probe.probe_group(3, 5).hex(),
         },
+        "share keys": _share_keys(),
+        "share with a key": _share_with_key(small),
+    }
+
+
+def _share_keys() -> Vectors:
+    password = b"correct horse battery staple"
+    purposes = ("groups", "nodes", "nonces", "tags", "control")
+    return {
+        "key file": SMALL.hex(),
+        "share key": SHARE_KEYS.secret.hex(),
+        **{purpose: getattr(SHARE_KEYS, purpose).hex() for purpose in purposes},
+        "password": password.hex(),
+        "share key of the password": keys_of_password(password).secret.hex(),
+    }
+
+
+def _share_with_key(ref: ObjectRef) -> Vectors:
+    """The object of one block, sealed, and the channels of the share."""
+    node = Node(ref, 0, 0)
+    group = addressing.node_group(node, 0, addressing.addresser_of(ref, SHARE_KEYS), 5)
+    seal = NodeSeal(SHARE_KEYS, node)
+    sealed = seal.seal(SMALL, ref.top)
+    gone = wire.control(wire.GONE, encode_gone(group, SIGNED_AT * 1000, KEY))
+    return {
+        "group of block 0, class 0, scope 5": group.hex(),
+        "sealed block": sealed.hex(),
+        "key of its tags": seal.tag_key.hex(),
+        "T = 16, ESI 7": _datagram(sealed, 16, 7, seal.tag_key).hex(),
+        "gone": seal_control(gone, SHARE_KEYS, group).hex(),
+        "share demo, scope 5": addressing.share_group(b"demo", 5, SHARE_KEYS).hex(),
+        "catalogue, scope 5": addressing.catalogue_group(5, SHARE_KEYS).hex(),
+        "where it is said that there are keys, scope 5": addressing.keyed_group(5).hex(),
+        "what is said there": wire.control(wire.KEYED, b"").hex(),
     }
 
 
@@ -129,11 +169,11 @@ def _group(title: str, ref: ObjectRef, coordinate: Coordinate, scope: int) -> Ve
     }
 
 
-def _datagram(node: bytes, t: int, esi: int) -> bytes:
+def _datagram(node: bytes, t: int, esi: int, tag_key: bytes = b"") -> bytes:
     k = fec.source_symbols(len(node), t)
     source = np.frombuffer(node.ljust(k * t, b"\0"), dtype=np.uint8).reshape(k, t)
     symbol = source[esi : esi + 1] if esi < k else fec.Encoder(source).repair(esi - k, 1)
-    return wire.frame(len(node), np.array([esi], dtype=np.uint32), symbol).tobytes()
+    return wire.frame(len(node), np.array([esi], dtype=np.uint32), symbol, tag_key).tobytes()
 
 
 def _listing(pack: ObjectRef) -> bytes:
@@ -183,24 +223,27 @@ def blocks(kind: str) -> list[str]:
 
 def pseudo_code() -> dict[str, Callable[..., object]]:
     """The functions that the document defines."""
-    namespace: dict[str, object] = {"blake3": blake3}
+    namespace: dict[str, object] = {"blake3": blake3, "blake2b": blake2b, "argon2id": argon2id, "SecretBox": SecretBox}
     for block in blocks("python"):
         exec(block, namespace)
     return {name: value for name, value in namespace.items() if callable(value)}
 
 
-@pytest.mark.parametrize("title", vectors())
+VECTORS: Final = vectors()
+
+
+@pytest.mark.parametrize("title", VECTORS)
 def test_the_document_says_what_the_code_does(title: str) -> None:
     found = [block.partition("\n")[2] for block in blocks("vectors") if block.startswith(f"# {title}\n")]
-    assert found == [rendered(vectors()[title])]
+    assert found == [rendered(VECTORS[title])]
 
 
 def test_there_are_no_other_blocks() -> None:
-    assert [block.partition("\n")[0] for block in blocks("vectors")] == [f"# {title}" for title in vectors()]
+    assert [block.partition("\n")[0] for block in blocks("vectors")] == [f"# {title}" for title in VECTORS]
 
 
 def test_the_receiving_side_reads_it() -> None:
-    known = vectors()
+    known = VECTORS
     listing = decode_listing_untrusted(bytes.fromhex(known["listing"]["content"]))
     assert [entry.name for entry in listing.entries] == [b"dir", b"empty", b"file", b"link"]
     _, body = wire.control_untrusted(bytes.fromhex(known["announcement"]["datagram"]))
@@ -217,12 +260,24 @@ def test_the_receiving_side_reads_it() -> None:
 
 def test_repair_symbols_of_the_document_decode() -> None:
     """Without symbols 0 and 6: the two repair symbols stand in for them."""
-    known = vectors()["symbols"]
+    known = VECTORS["symbols"]
     repair = [np.frombuffer(bytes.fromhex(known[f"T = 16, ESI {esi}"])[12:], dtype=np.uint8) for esi in (7, 8)]
     source = np.frombuffer(SMALL[16:96], dtype=np.uint8).reshape(5, 16)
     decoded = fec.Decoder(7, 16).add(np.array([1, 2, 3, 4, 5, 7, 8], dtype=np.uint32), np.vstack([source, *repair]))
     assert decoded is not None
     assert decoded.tobytes()[:100] == SMALL
+
+
+def test_the_receiving_side_opens_it() -> None:
+    known = {name: bytes.fromhex(value) for name, value in VECTORS["share with a key"].items()}
+    small, _ = merkle.object_of(SMALL, ids.DEFAULT_BLOCK_SIZE)
+    seal = NodeSeal(SHARE_KEYS, Node(small, 0, 0))
+    assert seal.open_untrusted(known["sealed block"], small.top) == SMALL
+    datagram = np.frombuffer(known["T = 16, ESI 7"], dtype=np.uint8).reshape(1, -1)
+    assert wire.genuine_untrusted(datagram, seal.tag_key).all()
+    group = known["group of block 0, class 0, scope 5"]
+    _, body = wire.control_untrusted(open_control_untrusted(known["gone"], SHARE_KEYS, group))
+    assert decode_gone_untrusted(body)[1] == group
 
 
 class TestPseudoCode:
@@ -262,6 +317,23 @@ class TestPseudoCode:
         t = fec.symbol_size(length, wire.max_symbol_size(mtu))
         assert self.CODE["symbol_size"](length, mtu) == t
         assert self.CODE["source_symbols"](length, t) == fec.source_symbols(length, t)
+
+    @patient
+    @given(st.binary(min_size=32, max_size=32), st.binary(min_size=1, max_size=200), st.integers(0, 1 << 39))
+    def test_share_keys(self, secret: bytes, content: bytes, index: int) -> None:
+        keys = ShareKeys(secret)
+        derived = self.CODE["share_keys"](secret)
+        ref, _ = merkle.object_of(content, ids.MIN_BLOCK_SIZE)
+        seal = NodeSeal(keys, Node(ref, 2, index))
+        assert self.CODE["seal_node"](derived, ref.id, 2, index, content, ref.top) == seal.seal(content, ref.top)
+        framed = wire.frame(len(content), np.zeros(1, np.uint32), np.ones((1, 8), np.uint8), seal.tag_key).tobytes()
+        assert self.CODE["tag"](derived, ref.id, 2, index, framed[:-16]) == framed[-16:]
+        assert self.CODE["seal_control"](derived, ref.top[:16], content) == seal_control(content, keys, ref.top[:16])
+        assert self.CODE["keyed_material"](derived, content)[:8] == Addresser(content, keys).tag
+
+    def test_share_keys_of_files_and_passwords(self) -> None:
+        assert self.CODE["of_key_file"](SMALL) == SHARE_KEYS.secret
+        assert self.CODE["of_password"](b"password") == keys_of_password(b"password").secret
 
 
 if __name__ == "__main__":

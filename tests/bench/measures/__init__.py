@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.bench.measures import alone, compared, on_link, plugged_in
+from tests.bench.measures import alone, compared, keyed, on_link, plugged_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,6 +19,7 @@ MEASURES: Final[dict[str, Measure]] = {
     **on_link.MEASURES,
     **alone.MEASURES,
     **plugged_in.MEASURES,
+    **keyed.MEASURES,
 }
 LONG: Final = ("mld",)
 """Measured only if asked for."""
