@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from mcfs.protocol.announce import Announcement
-    from mcfs.protocol.keys import ShareKeys
 
 MAX_SHARES: Final = 4096
 """Shares of one link, a few hundred bytes each."""
@@ -23,8 +22,6 @@ class Share:
     """Seconds; see `Announcement`."""
     interfaces: dict[int, float] = field(default_factory=dict)
     """Indexes of the interfaces on which it was heard, and when."""
-    keys: ShareKeys | None = None
-    """Those under which it is announced."""
 
 
 class ShareTable:
@@ -44,33 +41,14 @@ class ShareTable:
     def announcements(self) -> dict[bytes, Announcement]:
         return {name: share.announcement for name, share in self._shares.items()}
 
-    def keys_of(self, name: bytes) -> ShareKeys | None:
-        """The share key of a share that was heard of."""
-        share = self._shares.get(name)
-        return share.keys if share is not None else None
-
-    @property
-    def any_with_key(self) -> bool:
-        return any(share.keys for share in self._shares.values())
-
-    def announced(
-        self, announcement: Announcement, interface: int, *, now: float, keys: ShareKeys | None = None
-    ) -> bool:
-        """A verified announcement came, under this share key. Returns whether it is of a new share or a new version.
-
-        A name is first of all that of a share with a key: anybody can announce one without.
-        """
+    def announced(self, announcement: Announcement, interface: int, *, now: float) -> bool:
+        """A verified announcement came. Returns whether it is of a new share or a new version."""
         share = self._shares.get(announcement.name)
-        if share is not None and share.keys != keys:
-            if share.keys is not None:
-                self.refused += 1
-                return False
-            share = None
         if share is None:
-            if len(self._shares) >= MAX_SHARES and announcement.name not in self._shares:
+            if len(self._shares) >= MAX_SHARES:
                 self.refused += 1
                 return False
-            share = self._shares[announcement.name] = Share(announcement, now, keys=keys)
+            share = self._shares[announcement.name] = Share(announcement, now)
             self._heard(share, announcement, interface, now)
             return True
         known = share.announcement

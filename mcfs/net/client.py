@@ -14,7 +14,7 @@ import logging
 import time
 from collections import OrderedDict
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -141,7 +141,7 @@ class Client:
             settings.scope,
             is_down=self._is_down,
             pace=self._fetcher.paces.pace,
-            keys=self._shares.keys_of,
+            keys=self._keys_of,
         )
         self._waiters: dict[Node, _Waiter] = {}
         self._memberships = Memberships(self._receiver, self._fetcher, self._shares, settings.interfaces)
@@ -198,7 +198,8 @@ class Client:
 
     def _check_keyed(self, name: bytes) -> None:
         """Raise NoKey or WrongKey if a share may not have been heard for want of its key."""
-        if not self._keyed_heard or (self._settings.catalogue and self._shares.any_with_key):
+        opened = any(announcement.keys for announcement in self._shares.announcements().values())
+        if not self._keyed_heard or (self._settings.catalogue and opened):
             return
         text = f"wrong key or no such share: {name.decode(errors='replace')!r}"
         raise WrongKey(text) if self._keyring else NoKey(text)
@@ -216,7 +217,7 @@ class Client:
 
     def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
         self._follow_tree(share, entry, upcoming)
-        channel = self._keyring.channel(share, self._shares.keys_of(share))
+        channel = self._keyring.channel(share, self._keys_of(share))
         if self._memberships.hold_share(channel, now=self._clock()):
             self._wake.set()
         if entry.extent is not None:
@@ -474,7 +475,11 @@ class Client:
 
     def _announced(self, announcement: Announcement, run: Run, now: float) -> None:
         self._memberships.heard(run.group, now=now)
-        if self._shares.announced(announcement, run.ifindex, keys=self._keyring.keys_of(run.group), now=now):
+        announcement = replace(announcement, keys=self._keyring.keys_of(run.group))
+        known = self._shares.get(announcement.name)
+        if known is not None and known.announcement.keys != announcement.keys:
+            return  # a share of that name with another key, or without: the first one has it
+        if self._shares.announced(announcement, run.ifindex, now=now):
             self._news.set()
             self._news = trio.Event()
         share = self._shares.get(announcement.name)
@@ -489,8 +494,8 @@ class Client:
         origin = self._fetcher.origin_of(group)
         share = self._shares.get(origin) if origin is not None else None
         try:
-            if share is not None and share.keys is not None:
-                datagram = open_control_untrusted(datagram, share.keys, group)
+            if share is not None and share.announcement.keys is not None:
+                datagram = open_control_untrusted(datagram, share.announcement.keys, group)
             if not self._control_budget.take(now):
                 return
             kind, body = wire.control_untrusted(datagram)
@@ -518,6 +523,10 @@ class Client:
         return True
 
     # --- shares ---
+
+    def _keys_of(self, origin: bytes) -> ShareKeys | None:
+        share = self._shares.get(origin)
+        return share.announcement.keys if share is not None else None
 
     def _is_down(self, origin: bytes) -> bool:
         return self._shares.is_down(origin, self._fetcher.last_heard(origin), now=self._clock())

@@ -8,7 +8,7 @@ context string and the signed bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 from nacl.exceptions import BadSignatureError
@@ -24,6 +24,9 @@ from mcfs.protocol.catalog import (
 )
 from mcfs.protocol.errors import BadDatagram, BadObject
 from mcfs.protocol.ids import MAX_OBJECT_SIZE, Group, ObjectRef
+
+if TYPE_CHECKING:
+    from mcfs.protocol.keys import ShareKeys
 
 MAX_SHARE_NAME: Final = 255
 MAX_ADDRESSES: Final = 4
@@ -52,6 +55,8 @@ class Announcement:
     """Seconds in which the server sends everything once, whoever listens; 0: it sends what is asked for."""
     publisher: bytes = b""
     """Ed25519 public key, 32 bytes; filled in by decoding."""
+    keys: ShareKeys | None = None
+    """Those of the channel that it came in; filled in by whoever received it."""
 
     @property
     def name(self) -> bytes:

@@ -8,7 +8,6 @@ from mcfs.fetch.shares import ShareTable
 from mcfs.protocol.announce import Announcement
 from mcfs.protocol.catalog import Attributes, FileEntry, Owners
 from mcfs.protocol.ids import Digest
-from mcfs.protocol.keys import ShareKeys
 
 ENTRY = FileEntry(b"data", Attributes(0o644, 0, 0, 0), None, Digest(bytes(32)))
 FIRST = Announcement(5, 0, ENTRY, Owners(), 0, 1, 10**9, (), publisher=b"p" * 32)
@@ -64,21 +63,3 @@ def test_another_server_of_the_same_content_may_have_given_it_another_version() 
     assert share is not None
     assert share.last_heard == 8.0
     assert share.announcement.version == 5
-
-
-def test_a_share_with_a_key_takes_its_name_from_one_without() -> None:
-    """Anybody can announce a share without a key under that name, before and after."""
-    table, keys = ShareTable(30.0), ShareKeys(b"k" * 32)
-    forged = replace(FIRST, version=99, publisher=b"q" * 32)
-    assert table.announced(forged, 1, now=0.0)
-    assert table.keys_of(b"data") is None
-    assert table.announced(FIRST, 2, keys=keys, now=1.0)
-    assert not table.announced(forged, 1, now=2.0)
-    assert not table.announced(replace(FIRST, version=6), 1, now=2.0)
-    assert not table.announced(replace(FIRST, version=6), 1, keys=ShareKeys(b"o" * 32), now=2.0)
-    assert table.announcements()[b"data"] == FIRST
-    assert table.interfaces(b"data") == (2,), "nothing is left of the other one"
-    assert table.keys_of(b"data") == keys
-    assert table.any_with_key
-    assert table.announced(replace(FIRST, version=6), 1, keys=keys, now=3.0)
-    assert table.keys_of(b"other") is None

@@ -311,3 +311,16 @@ def test_the_doctor_finds_a_server_that_has_only_shares_with_keys(make_site: Sit
     assert "1 server heard with shares that need a key" in done.stdout
     assert "data" not in done.stdout.replace("datagrams", "")
     assert "0 of 1000 datagrams" in done.stdout
+
+
+def test_a_share_without_the_key_is_not_taken_for_one_with_it(make_site: SiteMaker) -> None:
+    """Somebody publishes another tree under the same name, for all, and is heard first."""
+    site = make_site(2)
+    reader, other = site.lab.clients
+    key = keyfile(site)
+    forged, source = (random_file(site.new_directory(kind) / "data", MIB, seed) for kind, seed in (("f", 8), ("s", 9)))
+    site.serve(other, forged)
+    wait_until(lambda: shares_listed(reader) == {"data"}, DEADLINE, "the forger is heard")
+    site.serve(site.lab.server, source, options=("--keyfile", str(key)))
+    mounted = site.mount(reader, "data", keyfile=key)
+    site.start(reader, same_bytes(source, mounted.path / "data")).expect_success(DEADLINE)

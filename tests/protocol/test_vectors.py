@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pytest
@@ -221,7 +221,7 @@ def blocks(kind: str) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def pseudo_code() -> dict[str, Callable[..., object]]:
+def pseudo_code() -> dict[str, Callable[..., Any]]:
     """The functions that the document defines."""
     namespace: dict[str, object] = {"blake3": blake3, "blake2b": blake2b, "argon2id": argon2id, "SecretBox": SecretBox}
     for block in blocks("python"):
