@@ -631,8 +631,8 @@ def _cut(data: list[memoryview], base: int, start: int, length: int) -> bytes | 
     at = start - base
     if len(data) == 1:
         return data[0][at : at + length]
-    pieces = [data[0][at:], *data[1:]]
-    return memoryview(b"".join(pieces))[:length]
+    last = at + length - sum(map(len, data[:-1]))
+    return b"".join((data[0][at:], *data[1:-1], data[-1][:last]))
 
 
 class _Budget:

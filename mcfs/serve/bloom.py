@@ -207,7 +207,10 @@ class BloomMembership:
         self._suppression_until = now + self._listening_interval
 
     def query_sent(self, group: Group, *, now: float) -> None:
-        """A specific query went out, ours or the querier's: who does not answer it is gone (RFC 9777 section 7)."""
+        """A specific query went out, ours or the querier's: who does not answer it is gone (RFC 9777 section 7).
+
+        One that goes out before `expire` has looked at the answers to the last one has no effect.
+        """
         if group in self._asks or len(self._asks) >= MAX_ASKED:
             return
         in_doubt = self._doubts.pop(group, None) is not None
