@@ -18,6 +18,7 @@ from mcfs.cli import _environment, values
 from mcfs.cli.exits import Exit
 from mcfs.protocol.errors import UserError
 from mcfs.protocol.keys import MAX_KEYFILE, MAX_PASSWORD, ShareKeys, keys_of_file, keys_of_password
+from mcfs.serve.store import MAX_KEYS as MAX_SERVED_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -88,7 +89,10 @@ def server_keys(
     read_default = bound.pop(None, None)
     default = read_default() if read_default else environment_keys()
     keys = {name: read() for name, read in bound.items() if name is not None}
-    return {name: found for name in names if (found := keys.get(name, default)) is not None}
+    found = {name: key for name in names if (key := keys.get(name, default)) is not None}
+    if len(set(found.values())) > MAX_SERVED_KEYS:
+        raise UserError(f"more than {MAX_SERVED_KEYS} different share keys: run several servers", Exit.USAGE)
+    return found
 
 
 def _bind(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from mcfs.protocol import addressing, mld, wire
 from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, encode_announcement, encode_gone
+from mcfs.protocol.catalog import Owners
 from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.ids import Group, Host
-from mcfs.protocol.seal import open_control_untrusted, seal_control
+from mcfs.protocol.seal import MAX_CONTROL, open_control_untrusted, seal_control
 from mcfs.serve.announcer import KEYED
 from mcfs.serve.schedule import NOBODY
 
@@ -81,7 +83,11 @@ class Offer:
             tuple(dict.fromkeys(address for address in addresses if address)),
             math.ceil(carousel.period) if carousel else 0,
         )
-        return self._seal(wire.control(wire.ANNOUNCEMENT, encode_announcement(complete, self._key)), group)
+        datagram = wire.control(wire.ANNOUNCEMENT, encode_announcement(complete, self._key))
+        if len(datagram) > MAX_CONTROL:  # names of users may be of any length, and nobody needs them
+            complete = replace(complete, owners=Owners())
+            datagram = wire.control(wire.ANNOUNCEMENT, encode_announcement(complete, self._key))
+        return self._seal(datagram, group)
 
     def beacon(self, beacon: Beacon) -> bytes:
         """The datagram of a beacon."""

@@ -20,6 +20,7 @@ from functools import cached_property
 from typing import Final
 
 from blake3 import blake3
+from nacl.exceptions import RuntimeError as CryptoRuntimeError
 from nacl.pwhash import argon2id
 
 KEY_SIZE: Final = 32
@@ -88,5 +89,8 @@ def keys_of_password(password: bytes) -> ShareKeys:
     if len(password) > MAX_PASSWORD:
         raise ValueError(f"is too long: a password has at most {MAX_PASSWORD} bytes")
     salt = blake3(b"", derive_key_context=_SALT_CONTEXT).digest(length=argon2id.SALTBYTES)
-    stretched = argon2id.kdf(KEY_SIZE, password, salt, opslimit=ARGON2_PASSES, memlimit=ARGON2_BYTES)
+    try:
+        stretched = argon2id.kdf(KEY_SIZE, password, salt, opslimit=ARGON2_PASSES, memlimit=ARGON2_BYTES)
+    except CryptoRuntimeError:
+        raise ValueError(f"cannot be used: that takes {ARGON2_BYTES >> 20} MiB of memory") from None
     return ShareKeys(blake3(stretched, derive_key_context=_PASSWORD_CONTEXT).digest())

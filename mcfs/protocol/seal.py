@@ -40,6 +40,8 @@ _HEADER: Final = wire.CONTROL_HEADER.pack(wire.VERSION, wire.SEALED, 0)
 _BOX_AT: Final = len(_HEADER) + SecretBox.NONCE_SIZE
 _PADDED: Final = (640, 1184)
 """Bytes in the box: an announcement with any name, and what fits a packet of 1,280 bytes."""
+MAX_CONTROL: Final = _PADDED[-1] - _LENGTH
+"""Bytes of the longest control datagram, without its seal."""
 SEALED_SIZES: Final = frozenset(_BOX_AT + SecretBox.MACBYTES + size for size in _PADDED)
 _CHANNELS: Final = 4096
 """Control channels and channels of nodes whose keys are remembered: 200 bytes each."""
@@ -97,7 +99,7 @@ def _channel(keys: ShareKeys, group: bytes) -> _Channel:
 
 
 def seal_control(datagram: bytes, keys: ShareKeys, group: bytes) -> bytes:
-    """A control datagram as it is sent to a group of a share with a key. Raises ValueError above 1,182 bytes."""
+    """A control datagram as it is sent to a group of a share with a key. Raises ValueError above MAX_CONTROL bytes."""
     padded = next((size for size in _PADDED if size >= _LENGTH + len(datagram)), None)
     if padded is None:
         raise ValueError(f"control datagram of {len(datagram)} bytes")

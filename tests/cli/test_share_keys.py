@@ -172,6 +172,13 @@ class TestServer:
                                                 b"a=b": of_environment}  # fmt: skip
         assert self.keys(files[0]) == dict.fromkeys(NAMES, keys_of_file(of(0)))
 
+    def test_more_than_a_server_can_have(self, tmp_path: Path) -> None:
+        names = [b"%d" % n for n in range(256)]
+        given = [f"{n}={secret_file(tmp_path / str(n), of(n))}" for n in range(256)]
+        assert len(share_keys.server_keys(names[1:], given[1:], [], prompt=False)) == 255
+        with pytest.raises(UserError, match="more than 255"):
+            share_keys.server_keys(names, given, [], prompt=False)
+
     def test_no_path(self) -> None:
         with pytest.raises(UserError, match="'' is not a path"):
             self.keys("one=")

@@ -65,6 +65,9 @@ class FakeTransmitter:
     def close(self) -> None:
         self.closed = True
 
+    def source(self, group: bytes) -> bytes | None:
+        return None
+
 
 @dataclass
 class FakePeers:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl.exceptions import RuntimeError as CryptoRuntimeError
+from nacl.pwhash import argon2id
 
 from mcfs.protocol.keys import MAX_KEYFILE, MAX_PASSWORD, ShareKeys, keys_of_file, keys_of_password
 
@@ -65,3 +67,12 @@ def test_a_password() -> None:
 def test_a_password_that_is_none(password: bytes) -> None:
     with pytest.raises(ValueError, match="a password has at"):
         keys_of_password(password)
+
+
+def test_a_machine_with_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> bytes:
+        raise CryptoRuntimeError("Unexpected failure in key derivation")
+
+    monkeypatch.setattr(argon2id, "kdf", fail)
+    with pytest.raises(ValueError, match="256 MiB of memory"):
+        keys_of_password(b"password")
