@@ -470,6 +470,7 @@ class Client:
                     self._ahead.named(groups, wire.hold_untrusted(datagram), now=now)
                 elif kind == wire.KEYED and run.group == self._keyed_group:
                     self._keyed_heard = True
+                    self._memberships.heard(run.group, now=now)
             except BadDatagram:
                 self._fetcher.counters.bad_datagrams += 1
 

@@ -7,7 +7,7 @@ context string and the signed bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
@@ -55,7 +55,7 @@ class Announcement:
     """Seconds in which the server sends everything once, whoever listens; 0: it sends what is asked for."""
     publisher: bytes = b""
     """Ed25519 public key, 32 bytes; filled in by decoding."""
-    keys: ShareKeys | None = None
+    keys: ShareKeys | None = field(default=None, kw_only=True)
     """Those of the channel that it came in; filled in by whoever received it."""
 
     @property
