@@ -14,6 +14,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from mcfs.fetch.cachedisk import Disk
+    from mcfs.protocol.merkle import Buffer
 
 ALIGNMENT: Final = 4096
 """Bytes: of memory, offset and length; no disk's logical block is longer."""
@@ -54,6 +55,15 @@ class DirectWrites:
             return False
         address: int = np.frombuffer(data, dtype=np.uint8).__array_interface__["data"][0]
         return address % ALIGNMENT == 0
+
+
+def aligned(data: bytes) -> Buffer:
+    """A copy that can be written past the page cache, 0.1 ms for a MiB; the same bytes if they cannot be anyway."""
+    if len(data) < MIN_SIZE or len(data) % ALIGNMENT:
+        return data
+    copy = aligned_empty(len(data))
+    copy[:] = np.frombuffer(data, dtype=np.uint8)
+    return copy.data
 
 
 def aligned_empty(size: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:

@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
+from mcfs.fetch.direct import aligned
 from mcfs.fetch.fetcher import Assembled, Failed, Fetcher
 from mcfs.protocol import merkle
 from mcfs.protocol.addressing import Addresser, addresser_of, node_group
@@ -344,7 +345,7 @@ class NodeTree:
     def _verify(self, pending: _Pending, event: Assembled, digest: Digest, now: float) -> None:
         pending.unverified = None
         try:
-            data = event.seal.open_untrusted(event.data, digest) if event.seal else event.data
+            data = aligned(event.seal.open_untrusted(event.data, digest)) if event.seal else event.data
             self._check(event.node, data, digest)
         except BadNode as error:
             pending.rejections += 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from mcfs.fetch.direct import ALIGNMENT, MIN_SIZE, PAUSE, DirectWrites, aligned_empty
+from mcfs.fetch.direct import ALIGNMENT, MIN_SIZE, PAUSE, DirectWrites, aligned, aligned_empty
 from tests.fetch.cachefakes import FaultyDisk, failing
 
 if TYPE_CHECKING:
@@ -93,3 +94,14 @@ def test_a_full_disk_is_an_error(fd: int) -> None:
 def test_a_short_write_is_not_taken_for_a_whole_one(fd: int) -> None:
     disk, data = FaultyDisk(longest_write=ALIGNMENT), block()
     assert not DirectWrites(disk).write(fd, data, 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "is_copied"), [(MIN_SIZE, True), (1 << 20, True), (MIN_SIZE - 4096, False), (MIN_SIZE + 1, False)]
+)
+def test_opened_nodes_can_be_written_past_the_page_cache(size: int, is_copied: bool) -> None:
+    data = random.Random(1).randbytes(size)
+    found = aligned(data)
+    assert found == data
+    assert (found is not data) == is_copied
+    assert not is_copied or DirectWrites._suits(memoryview(found), 0)
