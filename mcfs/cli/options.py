@@ -41,6 +41,11 @@ class MountOptions:
     entry_timeout: float = 1.0
     debug: bool = False
     noexec: bool = False
+    known_publishers: Path | None = None
+    """None: the default of the user."""
+    publisher_key: str | None = None
+    """A fingerprint."""
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,9 @@ OPTIONS: Final = (
     Option("entry_timeout", values.parse_seconds, "SECONDS", "How long the kernel keeps names and attributes (1)."),
     Option("debug", None, "", "Stay in the foreground and print what happens."),
     Option("noexec", None, "", "No program on the file system may be run."),
+    Option("known_publishers", values.parse_path, "FILE", "Where publishers of shares are remembered."),
+    Option("publisher_key", values.parse_publisher_key, "KEY|FILE", "The only publisher to believe, by its key."),
+    Option("strict", None, "", "Refuse publishers that are not known."),
 )
 BY_NAME: Final = {option.name: option for option in OPTIONS}
 

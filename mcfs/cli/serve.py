@@ -53,6 +53,8 @@ class ServeRequest:
     state_dir: Path
     signing_key: Path | None
     """A file; None: that in the state directory."""
+    previous_keys: tuple[Path, ...]
+    """Files of the keys that the publisher had before, oldest first."""
     always: bool
     """Send everything round and round, whoever listens."""
     listeners: Kind
@@ -105,6 +107,14 @@ class ServeRequest:
     help="The publisher's key, for several servers of one share; default: publisher.key in the state directory.",
 )
 @click.option(
+    "--previous-key",
+    "previous_keys",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="A key that the publisher had before: who knows it learns of the new one. Repeated: the oldest first.",
+)
+@click.option(
     "--always",
     is_flag=True,
     help="Send everything round and round at --rate, for links on which listeners cannot be heard.",
@@ -153,6 +163,7 @@ def serve(
     query_interval: int,
     state_dir: Path | None,
     signing_key: Path | None,
+    previous_keys: tuple[Path, ...],
     always: bool,
     listeners: Kind,
     listeners_size: int | None,
@@ -180,6 +191,7 @@ def serve(
         query_interval=query_interval,
         state_dir=state_dir or places.state_dir(os.environ, os.geteuid()),
         signing_key=signing_key,
+        previous_keys=previous_keys,
         always=always,
         name=name,
         paths=absolute,

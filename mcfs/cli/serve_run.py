@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 
 from mcfs.cli import terminal, values
 from mcfs.cli.exits import Exit
-from mcfs.cli.publisher import fingerprint, load_key, load_or_make_key
+from mcfs.cli.publisher import fingerprint_of, load_key, load_or_make_key
 from mcfs.net.allocator import keep_freed_memory
 from mcfs.net.interfaces import Choice, Interface, choose
 from mcfs.net.ports import link_rate
@@ -27,6 +27,7 @@ from mcfs.net.server import Server
 from mcfs.net.settings import ServerSettings
 from mcfs.protocol.announce import Announcement
 from mcfs.protocol.errors import UserError
+from mcfs.protocol.succession import make_chain
 from mcfs.serve.index import Index, ScanProgress, Snapshot
 from mcfs.serve.probe import WithProbe
 from mcfs.serve.store import NodeStore
@@ -62,13 +63,14 @@ def run(request: ServeRequest, verbosity: int) -> int:
         _print_interfaces(console, choice, request)
         index = stack.enter_context(Index.open(request.state_dir, request.block_size))
         key = load_key(request.signing_key) if request.signing_key else load_or_make_key(request.state_dir)
+        links = _links(request, key)
         snapshots = [_scan(index, path, _share_name(request, path), console) for path in request.paths]
         store = NodeStore(index, scope=request.scope)
         store.replace(snapshots)
-        server = _open_server(store, choice, request, key)
+        server = _open_server(store, choice, request, key, links)
         server.publish({snapshot.name: _announcement(snapshot) for snapshot in snapshots})
         for snapshot in snapshots:
-            _print_share(console, snapshot, fingerprint(key.verify_key))
+            _print_share(console, snapshot, fingerprint_of(key.verify_key))
         trio.run(_serve_until_signal, server)
         _write_status(request.state_dir, server)
         _print_summary(console, server)
@@ -96,7 +98,17 @@ def _print_interfaces(console: Console, choice: Choice, request: ServeRequest) -
         console.print(f"not served: {skipped} (-i {skipped.interface.name} serves it)", highlight=False)
 
 
-def _open_server(store: NodeStore, choice: Choice, request: ServeRequest, key: SigningKey) -> Server:
+def _links(request: ServeRequest, key: SigningKey) -> tuple[bytes, ...]:
+    """From the publisher's former keys to the one that it has now. Raises UserError."""
+    try:
+        return make_chain([*(load_key(path) for path in request.previous_keys), key])
+    except ValueError:
+        raise UserError("--previous-key: no key may come twice, and the present one is none of the former") from None
+
+
+def _open_server(
+    store: NodeStore, choice: Choice, request: ServeRequest, key: SigningKey, links: tuple[bytes, ...]
+) -> Server:
     settings = ServerSettings(
         port=request.port,
         scope=request.scope,
@@ -111,7 +123,7 @@ def _open_server(store: NodeStore, choice: Choice, request: ServeRequest, key: S
         listeners_size=request.listeners_size,
     )
     try:
-        return Server(WithProbe(store, scope=request.scope), choice.chosen, settings, key)
+        return Server(WithProbe(store, scope=request.scope), choice.chosen, settings, key, links=links)
     except PermissionError:
         raise UserError(
             "mcfs-serve needs the capability CAP_NET_RAW to hear MLD reports: run it as root, or give it the "

@@ -24,28 +24,39 @@ from mcfs.fetch.batches import hurry
 from mcfs.fetch.cache import Cache
 from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, Limits
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
+from mcfs.fetch.pinfile import KnownPublishers
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
-from mcfs.fetch.shares import ShareTable
+from mcfs.fetch.shares import KeyChanged, Remark, Share, ShareTable, VersionRaised
+from mcfs.fetch.trust import Trust
 from mcfs.net.gathering import Gathering
+from mcfs.net.keeper import Keeper
 from mcfs.net.kernel import jiffy
 from mcfs.net.linkwatch import follow
 from mcfs.net.loader import WorkerPool
 from mcfs.net.memberships import Memberships
 from mcfs.net.receive import Receiver, Run
 from mcfs.protocol import addressing, merkle, wire
-from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, decode_gone_untrusted
+from mcfs.protocol.announce import (
+    Announcement,
+    claimed_publisher_untrusted,
+    decode_announcement_untrusted,
+    decode_gone_untrusted,
+)
 from mcfs.protocol.beacon import decode_beacon_untrusted
 from mcfs.protocol.catalog import MAX_LISTING_SIZE, Entry, FileEntry, Listing, decode_listing_untrusted
-from mcfs.protocol.errors import BadDatagram, BadNode, BadObject, NotAvailable, TimedOut
+from mcfs.protocol.errors import BadDatagram, BadNode, BadObject, NotAvailable, TimedOut, Untrusted
 from mcfs.protocol.ids import Group, Node, ObjectRef
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from pathlib import Path
 
+    from mcfs.fetch.shares import Standing
+    from mcfs.fetch.trust import Pin
     from mcfs.net.interfaces import Interface
     from mcfs.net.reconcile import Plan
     from mcfs.protocol.merkle import Buffer
+    from mcfs.protocol.publisher import Fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +65,28 @@ TURN: Final = 0.004
 MAX_LISTING_BYTES: Final = 32 << 20
 """Encoded bytes of the listings that are kept decoded."""
 CONTROL_RATE: Final = 200
-"""Control datagrams a second whose signatures are checked: 100 us each."""
+"""Control datagrams a second whose signatures are checked: 100 us each, and up to seven times as much for a publisher
+that has changed its key. Announcements by publishers that count have so many, and so have others, and so has gone."""
 BEACON_RATE: Final = 500
 """Beacons a second that are looked at, of all shares: 20 shares in use."""
 CACHE_READERS: Final = 2
 TREE_SECONDS: Final = 30.0
 """How long after the last file was opened the next ones of the tree, as far as they were looked at, count as wanted."""
 INLINE_DECODE: Final = 128 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class TrustSettings:
+    """Which publishers the user believes."""
+
+    known: Path | None = None
+    """The file of known publishers; None: nothing is known from before, and nothing remembered."""
+    demanded: Fingerprint | None = None
+    """The only key that may publish; None: one for each share, see `mcfs.fetch.trust`."""
+    strict: bool = False
+    """Whether unknown publishers are refused."""
+    remember: bool = True
+    """Whether to write down whose shares are used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +102,7 @@ class ClientSettings:
     """Whether to listen for all shares, or only for those that `wait_share` names."""
     interface_names: tuple[str, ...] = ()
     """Those to use whenever they exist; none: all that are suited."""
+    trust: TrustSettings = TrustSettings()
 
 
 class _Waiter:
@@ -96,7 +123,7 @@ async def open_client(
 ) -> AsyncIterator[Client]:
     """A running client; leaving the context leaves all groups and finishes writing the cache.
 
-    Raises OSError if the socket cannot be opened.
+    Raises OSError if the socket cannot be opened, UserError if the file of known publishers cannot be read.
     """
     client = Client(settings, clock)
     try:
@@ -112,9 +139,11 @@ class Client:
     def __init__(self, settings: ClientSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._clock = clock
+        self._known, self._trust = _known_publishers(settings.trust)
+        self._keeper: Keeper | None = None
         self._receiver = Receiver(settings.port)
         self._cache = Cache.open(settings.cache_dir)
-        self._shares = ShareTable(settings.timeout)
+        self._shares = ShareTable(settings.timeout, self._trust)
         limits = Limits(
             timeout=settings.timeout,
             max_wait=settings.max_wait,
@@ -133,7 +162,16 @@ class Client:
         self._news = trio.Event()
         self._wake = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
+        self._used: set[bytes] = set()
+        """Shares whose publishers are remembered, because somebody looked into them."""
+        self._pinnings: dict[bytes, trio.Event] = {}
+        self._share_names: dict[Group, bytes] = {}
+        """Whose channel it is."""
+        self._waited: dict[bytes, list[str]] = {}
+        """What would have been said of shares that somebody waits for: he is told first."""
         self._control_budget = _Budget(CONTROL_RATE)
+        self._stranger_budget = _Budget(CONTROL_RATE)
+        self._gone_budget = _Budget(CONTROL_RATE)
         self._beacon_budget = _Budget(BEACON_RATE)
         self._followers = TreeFollowers()
         self._readers: WorkerPool[Load, tuple[Load, Buffer | None]] | None = None
@@ -146,15 +184,44 @@ class Client:
     def shares(self) -> Mapping[bytes, Announcement]:
         return self._shares.announcements()
 
+    def publishers(self) -> list[tuple[Announcement, Standing]]:
+        """All that was heard, also what does not count."""
+        return self._shares.listing()
+
     async def wait_share(self, name: bytes, timeout: float) -> Announcement:  # noqa: ASYNC109 - see Backend
-        self._hold(addressing.share_group(name, self._settings.scope))
-        with trio.move_on_after(timeout):
-            while (share := self._shares.get(name)) is None:
-                await self._news.wait()
-            return share.announcement
+        """Raises TimedOut; Untrusted if only others were heard than may publish it."""
+        self._shares.want(name)
+        group = addressing.share_group(name, self._settings.scope)
+        self._share_names[group] = name
+        self._hold(group)
+        remarks = self._waited.setdefault(name, [])
+        try:
+            with trio.move_on_after(timeout):
+                share = await self._believed(name)
+                for remark in remarks:
+                    log.warning("%s", remark)
+                return share.announcement
+        finally:
+            self._waited.pop(name, None)
+        if (refusal := self._shares.refusal(name)) is not None:
+            raise Untrusted(refusal)
         raise TimedOut(f"share {name.decode(errors='replace')!r} was not heard within {timeout:g} s")
 
+    async def _believed(self, name: bytes) -> Share:
+        """A share that was heard; if it is the one that the client is for, its publisher is written down."""
+        while True:
+            while (share := self._shares.get(name)) is None:
+                await self._news.wait()
+            if self._settings.catalogue:
+                return share
+            self._use(name)
+            if (writing := self._pinnings.get(name)) is not None:
+                await writing.wait()
+            if self._shares.get(name) is share:
+                return share
+
     async def entries(self, share: bytes, content: ObjectRef | tuple[Entry, ...]) -> tuple[Entry, ...]:
+        self._use(share)
         if isinstance(content, tuple):
             return content
         known = self._listings.get(content)
@@ -167,7 +234,10 @@ class Client:
 
     def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
         self._follow_tree(share, entry, upcoming)
-        if self._memberships.hold_share(addressing.share_group(share, self._settings.scope), now=self._clock()):
+        self._use(share)
+        group = addressing.share_group(share, self._settings.scope)
+        self._share_names[group] = share
+        if self._memberships.hold_share(group, now=self._clock()):
             self._wake.set()
         if entry.extent is not None:
             self._tree.request(
@@ -315,6 +385,8 @@ class Client:
         self._token = trio.lowlevel.current_trio_token()
         self._readers = WorkerPool("cache-read", CACHE_READERS, self._load, self._wake_from_thread)
         self._writer = WorkerPool("cache-write", 1, self._store, self._wake_from_thread)
+        if self._known is not None and self._settings.trust.remember:
+            self._keeper = Keeper(self._known, self._wake_from_thread)
         if self._settings.catalogue:
             self._hold(addressing.catalogue_group(self._settings.scope))
         async with trio.open_nursery() as nursery:
@@ -328,7 +400,7 @@ class Client:
     def close(self) -> None:
         """Leave all groups; finish writing."""
         self._receiver.close()
-        for pool in (self._readers, self._writer):
+        for pool in (self._readers, self._writer, self._keeper):
             if pool is not None:
                 pool.close()
         self._cache.close()
@@ -355,18 +427,26 @@ class Client:
             self._fetcher.handle_timeout(now=now)
             self._fetcher.repace(self._tree.group, now=now)
             self._memberships.repeat(now=now)
+            for announcement in self._shares.settle(now=now):
+                self._live(announcement, now)
+                self._tell_news()
             self._pump(now)
             due = self._next_timeout(self._clock())
             with trio.move_on_after(max(0.0, due)):
                 await self._wake.wait()
 
     def _next_timeout(self, now: float) -> float:
-        times = (self._memberships.next_timeout(), self._fetcher.next_timeout(now=now))
+        times = (
+            self._memberships.next_timeout(),
+            self._shares.next_timeout(),
+            self._fetcher.next_timeout(now=now),
+        )
         return min((t for t in times if t is not None), default=now + 60.0) - now
 
     def _pump(self, now: float) -> None:
         """Move what the cores have to say to where it belongs."""
         tree = self._tree
+        self._pump_trust()
         for event in self._fetcher.events():
             tree.assembled(event, now=now) if isinstance(event, Assembled) else tree.failed(event, now=now)
         assert self._readers is not None
@@ -410,39 +490,60 @@ class Client:
             try:
                 datagram = row.tobytes()
                 kind, body = wire.control_untrusted(datagram)
-                if kind == wire.ANNOUNCEMENT and self._control_budget.take(now):
-                    self._announced(decode_announcement_untrusted(body), run, now)
+                if kind == wire.ANNOUNCEMENT:
+                    self._announced(body, run, now)
                 elif kind == wire.BEACON and self._beacon_budget.take(now):
                     groups = decode_beacon_untrusted(body, run.group[:2])
                     self._ahead.named(groups, wire.hold_untrusted(datagram), now=now)
             except BadDatagram:
                 self._fetcher.counters.bad_datagrams += 1
 
-    def _announced(self, announcement: Announcement, run: Run, now: float) -> None:
-        self._memberships.heard(run.group, now=now)
-        if self._shares.announced(announcement, run.ifindex, now=now):
-            self._news.set()
-            self._news = trio.Event()
-        share = self._shares.get(announcement.name)
-        if share is not None and share.last_heard == now:
-            if announcement.addresses:
-                server = announcement.publisher + announcement.addresses[0]
-                self._fetcher.paces.announced(announcement.name, server, announcement.rate, now=now)
-            self._fetcher.announced(announcement.name, share.period, now=now)
-            self._tell_pace(announcement.name)
+    def _announced(self, body: bytes, run: Run, now: float) -> None:
+        """Raises BadDatagram."""
+        counts = self._shares.counts(claimed_publisher_untrusted(body))
+        if not (self._control_budget if counts else self._stranger_budget).take(now):
+            return
+        announcement = decode_announcement_untrusted(body)
+        if self._share_names.get(run.group, announcement.name) != announcement.name:
+            raise BadDatagram("in the channel of another share")
+        heard = self._shares.announced(announcement, run.ifindex, now=now)
+        if heard.live:
+            self._memberships.heard(run.group, now=now)
+            self._live(announcement, now)
+        if heard.news:
+            self._tell_news()
+        elif self._shares.next_timeout() is not None:
+            self._wake.set()
+
+    def _live(self, announcement: Announcement, now: float) -> None:
+        """The publisher of a share has announced it just now."""
+        name = announcement.name
+        share = self._shares.get(name)
+        if share is None:
+            return
+        if announcement.addresses:
+            server = announcement.publisher + announcement.addresses[0]
+            self._fetcher.paces.announced(name, server, announcement.rate, now=now)
+        self._fetcher.announced(name, share.period, now=now)
+        self._tell_pace(name)
+
+    def _tell_news(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
 
     def _gone(self, group: Group, datagram: bytes, now: float) -> None:
-        if not self._control_budget.take(now):
-            return
+        origin = self._fetcher.origin_of(group)
         try:
             _, body = wire.control_untrusted(datagram)
-            key, named, _ = decode_gone_untrusted(body)
+            if origin is None or not self._shares.is_publisher(origin, claimed_publisher_untrusted(body)):
+                raise BadDatagram("gone: not by the publisher")
+            if not self._gone_budget.take(now):
+                return
+            _, named, time_ms = decode_gone_untrusted(body)
         except BadDatagram:
             self._fetcher.counters.bad_datagrams += 1
             return
-        origin = self._fetcher.origin_of(group)
-        share = self._shares.get(origin) if origin is not None else None
-        if named == group and share is not None and key == share.announcement.publisher:
+        if named == group and self._shares.gone(origin, group, time_ms):
             self._fetcher.gone(group, now=now)
 
     # --- membership ---
@@ -457,6 +558,49 @@ class Client:
         return True
 
     # --- shares ---
+
+    def _use(self, name: bytes) -> None:
+        """Somebody looks into a share: from now on its publisher and its version are remembered."""
+        share = self._shares.get(name)
+        if name in self._used or share is None:
+            return
+        self._used.add(name)
+        if self._keeper is not None:
+            if self._trust.demanded is None and name not in self._trust.pins:
+                self._pin(name, share.pin, None)
+            self._keeper.raise_floor(name, share.pin.fingerprint, share.floor)
+
+    def _pin(self, name: bytes, pin: Pin, before: Fingerprint | None) -> None:
+        if self._keeper is not None:
+            self._pinnings.setdefault(name, trio.Event())
+            self._keeper.pin(name, pin, before=before)
+
+    def _pump_trust(self) -> None:
+        """Write down, and say, what has come out about publishers."""
+        for event in self._shares.events():
+            match event:
+                case Remark():
+                    self._remark(event)
+                case KeyChanged():
+                    log.warning("%s", self._trust.changed(event.name, event.before, event.pin.fingerprint))
+                    known = event.name in self._trust.pins or event.name in self._used
+                    if known and self._trust.demanded is None:
+                        self._pin(event.name, event.pin, event.before)
+                case VersionRaised() if event.name in self._used and self._keeper is not None:
+                    share = self._shares.get(event.name)
+                    if share is not None:
+                        self._keeper.raise_floor(event.name, share.pin.fingerprint, share.floor)
+        for done in self._keeper.take() if self._keeper is not None else ():
+            self._shares.pinned(done.name, done.pin, shown=self._settings.catalogue)
+            if (writing := self._pinnings.pop(done.name, None)) is not None:
+                writing.set()
+
+    def _remark(self, remark: Remark) -> None:
+        waited = self._waited.get(remark.name)
+        if waited is None:
+            log.warning("%s", remark.text)
+        else:
+            waited.append(remark.text)
 
     def _is_down(self, origin: bytes) -> bool:
         return self._shares.is_down(origin, self._fetcher.last_heard(origin), now=self._clock())
@@ -554,6 +698,14 @@ class FileReader:
     def close(self) -> None:
         """What was asked for ahead is kept."""
         self._client.end_stream(self)
+
+
+def _known_publishers(settings: TrustSettings) -> tuple[KnownPublishers | None, Trust]:
+    """Raises UserError."""
+    if settings.known is None:
+        return None, Trust(settings.demanded, settings.strict)
+    known = KnownPublishers(settings.known)
+    return known, known.load(demanded=settings.demanded, strict=settings.strict)
 
 
 def _cut(data: list[memoryview], base: int, start: int, length: int) -> bytes | memoryview:

@@ -28,11 +28,14 @@ MAX_COORDINATED: Final = 128
 class Offer:
     """The newest announcement of each share, without what differs from link to link."""
 
-    def __init__(self, settings: ServerSettings, key: SigningKey) -> None:
+    def __init__(self, settings: ServerSettings, key: SigningKey, links: tuple[bytes, ...] = ()) -> None:
+        """`links` lead from the publisher's former keys to `key` (`mcfs.protocol.succession`)."""
         self.catalogue = addressing.catalogue_group(settings.scope)
         self._settings = settings
         self._key = key
         self._publisher = bytes(key.verify_key)
+        self._links = links
+        self._signed_at = 0
         self._announcements: dict[bytes, Announcement] = {}
 
     def replace(self, announcements: Mapping[bytes, Announcement]) -> list[bytes]:
@@ -56,7 +59,7 @@ class Offer:
         addresses = (port.interface.link_local, port.transmitter.source(self.catalogue))
         complete = Announcement(
             announcement.version,
-            _unix_ms(),
+            self._later(),
             announcement.entry,
             announcement.owners,
             announcement.total_bytes,
@@ -64,12 +67,13 @@ class Offer:
             port.rate,
             tuple(dict.fromkeys(address for address in addresses if address)),
             math.ceil(carousel.period) if carousel else 0,
+            links=self._links,
         )
         return wire.control(wire.ANNOUNCEMENT, encode_announcement(complete, self._key))
 
     def gone(self, group: Group) -> bytes:
         """The datagram that tells the listeners of a channel that its node can no longer be produced."""
-        return wire.control(wire.GONE, encode_gone(group, _unix_ms(), self._key))
+        return wire.control(wire.GONE, encode_gone(group, self._later(), self._key))
 
     def other_server_untrusted(self, link: Link, channel: Group, datagram: bytes, *, now: float) -> None:
         """A datagram came in a senders' channel. Raises BadDatagram."""
@@ -89,6 +93,11 @@ class Offer:
         channel = addressing.senders_group(self._publisher, name, self._settings.scope)
         if content is not None and (channel in link.senders or len(link.senders.channels) < MAX_COORDINATED):
             link.senders.publish(channel, name, content, now=now)
+
+    def _later(self) -> int:
+        """The time, in ms, but later than the time before: what is not later is taken for a recording."""
+        self._signed_at = max(_unix_ms(), self._signed_at + 1)
+        return self._signed_at
 
     def _share_group(self, name: bytes) -> Group:
         return addressing.share_group(name, self._settings.scope)
