@@ -27,7 +27,8 @@ from mcfs.net.server import Server
 from mcfs.net.settings import ServerSettings
 from mcfs.protocol.announce import Announcement
 from mcfs.protocol.errors import UserError
-from mcfs.protocol.succession import make_chain
+from mcfs.protocol.publisher import format_fingerprint
+from mcfs.protocol.succession import make_chain, predecessors
 from mcfs.serve.index import Index, ScanProgress, Snapshot
 from mcfs.serve.probe import WithProbe
 from mcfs.serve.store import NodeStore
@@ -46,6 +47,8 @@ GC_THRESHOLD: Final = 20_000
 KEPT_MEMORY: Final = 8 << 20
 """Bytes; half of what is loaded ahead."""
 _VERBOSITY: Final = {-1: logging.WARNING, 0: logging.INFO, 1: logging.INFO}
+_CLOCK_TOLERANCE: Final = 60.0
+"""Seconds; see `mcfs.fetch.freshness`."""
 _DAD_SECONDS: Final = 3.0
 """Longest wait for a link-local address that is still being checked for duplicates (RFC 4862: one second)."""
 
@@ -64,12 +67,15 @@ def run(request: ServeRequest, verbosity: int) -> int:
         index = stack.enter_context(Index.open(request.state_dir, request.block_size))
         key = load_key(request.signing_key) if request.signing_key else load_or_make_key(request.state_dir)
         links = _links(request, key)
+        for previous in predecessors(links):
+            console.print(f"the publisher had the key {format_fingerprint(previous)} before", highlight=False)
         snapshots = [_scan(index, path, _share_name(request, path), console) for path in request.paths]
         store = NodeStore(index, scope=request.scope)
         store.replace(snapshots)
         server = _open_server(store, choice, request, key, links)
         server.publish({snapshot.name: _announcement(snapshot) for snapshot in snapshots})
         for snapshot in snapshots:
+            _check_clock(snapshot)
             _print_share(console, snapshot, fingerprint_of(key.verify_key))
         trio.run(_serve_until_signal, server)
         _write_status(request.state_dir, server)
@@ -164,6 +170,18 @@ def _scan(index: Index, path: Path, name: bytes, console: Console) -> Snapshot:
             progress.update(task, completed=done.bytes_hashed, files=done.files)
 
         return index.scan(path, name, now_ms=_unix_ms(), progress=show)
+
+
+def _check_clock(snapshot: Snapshot) -> None:
+    """Versions are times, and go on where they were; but what is signed has the time of the clock."""
+    ahead = (snapshot.version - _unix_ms()) / 1000
+    if ahead > _CLOCK_TOLERANCE:
+        log.warning(
+            "%s: its version was made %d s after the time that the clock shows: clients that have heard it may not "
+            "believe for a minute that the share is there; set the clock",
+            values.printable(snapshot.name),
+            ahead,
+        )
 
 
 def _announcement(snapshot: Snapshot) -> Announcement:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
-MAX_SIZE: Final = 8 << 20
-"""Bytes of one file: more than MAX_LINES lines with the longest names, escaped."""
+MAX_SIZE: Final = 16 << 20
+"""Bytes of one file: more than MAX_FLOORS lines with the longest names, each byte of them escaped."""
 
 
 class KnownPublishers:

@@ -35,6 +35,8 @@ _Value = TypeVar("_Value")
 
 MAX_LINES: Final = 4096
 """Shares that are remembered: more than one machine mounts. A line takes some 150 bytes."""
+MAX_FLOORS: Final = 2 * MAX_LINES
+"""Versions: a publisher that is demanded has some without having pins."""
 HEADER: Final = (
     "# The publishers of the shares that were mounted: name and fingerprint of the key.\n"
     "# Another key under one of these names is refused. Remove a line to have the next key believed.\n"
@@ -127,12 +129,12 @@ def format_floors(floors: dict[tuple[bytes, Fingerprint], Floor]) -> str:
 
 
 def with_floor(text: str, name: bytes, key: Fingerprint, floor: Floor, pinned: Container[bytes]) -> str:
-    """The text with this floor, unless a higher one stands there. The oldest of a name that is not among `pinned` makes
-    room. Raises BadLine, and Full."""
+    """The text with this floor, unless a higher one stands there. For a name that is among `pinned` the oldest one that
+    is not makes room. Raises BadLine, and Full."""
     floors = parse_floors_untrusted(text)
     known = floors.pop((name, key), None)
-    if known is None and len(floors) >= MAX_LINES:
-        oldest = next((entry for entry in floors if entry[0] not in pinned), None)
+    if known is None and len(floors) >= MAX_FLOORS:
+        oldest = next((entry for entry in floors if entry[0] not in pinned), None) if name in pinned else None
         if oldest is None:
             raise Full
         del floors[oldest]

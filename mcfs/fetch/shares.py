@@ -36,6 +36,8 @@ SETTLE: Final = 0.3
 somebody joins, and reports of joins take up to 24 ms."""
 MAX_GONE: Final = 1024
 """Nodes of a share of which it is known when they were last said to be gone."""
+SWEEP: Final = 1.0
+"""Seconds between two searches for such: they go through all."""
 FORGET: Final = 30.0
 """Seconds after which one that does not count, and is silent, makes room."""
 
@@ -113,8 +115,6 @@ class _Other:
 class _Name:
     """Publishers of one name that do not count."""
 
-    settles: float | None = None
-    """When one of them is chosen; None: never."""
     others: dict[Fingerprint, _Other] = field(default_factory=dict)
 
 
@@ -127,6 +127,11 @@ class ShareTable:
         self._shares: dict[bytes, Share] = {}
         self._names: dict[bytes, _Name] = {}
         self._count = 0
+        self._swept_at = float("-inf")
+        self._settling: dict[bytes, float] = {}
+        """When a publisher is chosen, in that order."""
+        self._unpinned: set[bytes] = set()
+        """Shares whose room is limited."""
         self._wanted: set[bytes] = set()
         self._withdrawn: set[bytes] = set()
         self._events: deque[Event] = deque()
@@ -176,19 +181,19 @@ class ShareTable:
 
     def settle(self, *, now: float) -> list[Announcement]:
         """Choose a publisher for each name whose time has come. Returns the announcements of new shares."""
-        due = [name for name, heard in self._names.items() if heard.settles is not None and heard.settles <= now]
+        due = [name for name, at in self._settling.items() if at <= now]
         return [self._shares[name].announcement for name in due if self._choose(name, now)]
 
     def next_timeout(self) -> float | None:
         """When to call `settle`."""
-        times = (heard.settles for heard in self._names.values() if heard.settles is not None)
-        return min(times, default=None)
+        return next(iter(self._settling.values()), None)
 
     def pinned(self, name: bytes, pin: Pin, *, shown: bool) -> bool:
         """This is the key that stands in the file now. Returns False if the share is another publisher's: then it is
         taken away; for good if it has been shown, as nobody could tell which of the two he had read."""
         self._trust.pins[name] = pin
         self._counting.add(pin.fingerprint)
+        self._unpinned.discard(name)
         share = self._shares.get(name)
         if share is None or pin.fingerprint in share.pin.replaces:
             return True
@@ -249,6 +254,8 @@ class ShareTable:
             share = self._shares[name] = Share(announcement, now, pin, floor)
             if name in self._wanted:
                 self._counting.add(pin.fingerprint)
+            elif name not in self._trust.pins:
+                self._unpinned.add(name)
             self._forget_other(name, pin.fingerprint)
             self._current(share, announcement, interface, now)
             self._raise(share)
@@ -284,10 +291,7 @@ class ShareTable:
         return max(floors, key=lambda floor: floor.version)
 
     def _has_room(self, name: bytes) -> bool:
-        if name in self._wanted or name in self._trust.pins:
-            return True
-        strangers = len(self._shares) - sum(1 for pinned in self._trust.pins if pinned in self._shares)
-        return strangers < MAX_SHARES
+        return name in self._wanted or name in self._trust.pins or len(self._unpinned) < MAX_SHARES
 
     # --- who does not count ------------------------------------------------------------------------------------------
 
@@ -303,8 +307,8 @@ class ShareTable:
                 return
             heard = self._names.setdefault(name, _Name())
             self._count += 1
-        if settles is not None and heard.settles is None:
-            heard.settles = settles
+        if settles is not None:
+            self._settling.setdefault(name, settles)
         if refusal:
             self.refused += 1
             self._remark(name, refusal)
@@ -313,7 +317,8 @@ class ShareTable:
             self._forget_other(name, max(heard.others))
 
     def _room_for_other(self, name: bytes, now: float) -> bool:
-        if self._count >= MAX_OTHERS and name not in self._wanted:
+        if self._count >= MAX_OTHERS and name not in self._wanted and now - self._swept_at >= SWEEP:
+            self._swept_at = now
             silent = [
                 (name, key)
                 for name, heard in self._names.items()
@@ -332,15 +337,18 @@ class ShareTable:
                 del self._names[name]
 
     def _choose(self, name: bytes, now: float) -> bool:
-        heard = self._names[name]
-        heard.settles = None
-        possible = sorted(heard.others)
+        del self._settling[name]
+        if self._pin(name) is not None:
+            return False
+        heard = self._names.get(name)
+        others = dict(heard.others) if heard is not None else {}
+        possible = sorted(others)
         for key in possible:
-            other = heard.others[key]
+            other = others[key]
             if self._accept(other.announcement, other.interface, Pin(key), now).news:
-                others = [each for each in possible if each != key]
-                if others:
-                    self._remark(name, self._trust.ambiguous(name, key, others))
+                rest = [each for each in possible if each != key]
+                if rest:
+                    self._remark(name, self._trust.ambiguous(name, key, rest))
                 return True
         return False
 

@@ -190,7 +190,8 @@ class Client:
 
     async def wait_share(self, name: bytes, timeout: float) -> Announcement:  # noqa: ASYNC109 - see Backend
         """Raises TimedOut; Untrusted if only others were heard than may publish it."""
-        self._shares.want(name)
+        if not self._settings.catalogue:
+            self._shares.want(name)
         group = addressing.share_group(name, self._settings.scope)
         self._share_names[group] = name
         self._hold(group)
@@ -506,13 +507,14 @@ class Client:
         announcement = decode_announcement_untrusted(body)
         if self._share_names.get(run.group, announcement.name) != announcement.name:
             raise BadDatagram("in the channel of another share")
+        settles = self._shares.next_timeout()
         heard = self._shares.announced(announcement, run.ifindex, now=now)
         if heard.live:
             self._memberships.heard(run.group, now=now)
             self._live(announcement, now)
         if heard.news:
             self._tell_news()
-        elif self._shares.next_timeout() is not None:
+        elif settles != self._shares.next_timeout():
             self._wake.set()
 
     def _live(self, announcement: Announcement, now: float) -> None:

@@ -35,7 +35,7 @@ class Offer:
         self._key = key
         self._publisher = bytes(key.verify_key)
         self._links = links
-        self._signed_at = 0
+        self._signed_at: dict[bytes, int] = {}
         self._announcements: dict[bytes, Announcement] = {}
 
     def replace(self, announcements: Mapping[bytes, Announcement]) -> list[bytes]:
@@ -59,7 +59,7 @@ class Offer:
         addresses = (port.interface.link_local, port.transmitter.source(self.catalogue))
         complete = Announcement(
             announcement.version,
-            self._later(),
+            self._later(name),
             announcement.entry,
             announcement.owners,
             announcement.total_bytes,
@@ -73,7 +73,7 @@ class Offer:
 
     def gone(self, group: Group) -> bytes:
         """The datagram that tells the listeners of a channel that its node can no longer be produced."""
-        return wire.control(wire.GONE, encode_gone(group, self._later(), self._key))
+        return wire.control(wire.GONE, encode_gone(group, _unix_ms(), self._key))
 
     def other_server_untrusted(self, link: Link, channel: Group, datagram: bytes, *, now: float) -> None:
         """A datagram came in a senders' channel. Raises BadDatagram."""
@@ -94,10 +94,11 @@ class Offer:
         if content is not None and (channel in link.senders or len(link.senders.channels) < MAX_COORDINATED):
             link.senders.publish(channel, name, content, now=now)
 
-    def _later(self) -> int:
-        """The time, in ms, but later than the time before: what is not later is taken for a recording."""
-        self._signed_at = max(_unix_ms(), self._signed_at + 1)
-        return self._signed_at
+    def _later(self, name: bytes) -> int:
+        """The time, in ms, but later than that of what was said of this share before, whatever is done to the clock:
+        what is not later is taken for a recording."""
+        self._signed_at[name] = max(_unix_ms(), self._signed_at.get(name, 0) + 1)
+        return self._signed_at[name]
 
     def _share_group(self, name: bytes) -> Group:
         return addressing.share_group(name, self._settings.scope)

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mcfs.fetch.pinfile import KnownPublishers
-from mcfs.fetch.trust import Floor, Pin
+from mcfs.fetch.pinfile import MAX_SIZE, KnownPublishers
+from mcfs.fetch.pintext import MAX_FLOORS, MAX_LINES, format_floors, with_pin
+from mcfs.fetch.trust import MAX_REPLACED, Floor, Pin
+from mcfs.protocol.announce import MAX_SHARE_NAME
 from mcfs.protocol.errors import UserError
+from mcfs.protocol.ids import MAX_OBJECT_SIZE
 from mcfs.protocol.publisher import Fingerprint, format_fingerprint
 
 if TYPE_CHECKING:
@@ -91,7 +94,7 @@ def test_a_link_stays_one(known: KnownPublishers, tmp_path: Path) -> None:
     [
         (b"# first\ngarbage\n", "line 2: .*mend or remove that line"),
         (b"\xff\xfe", "it is not text.*known_publishers=FILE"),
-        (b"#" * ((8 << 20) + 1), "longer than 8 MiB"),
+        (b"#" * (MAX_SIZE + 1), "longer than 16 MiB"),
     ],
 )
 def test_a_damaged_file_is_one_line_and_stays_as_it_is(known: KnownPublishers, data: bytes, said: str) -> None:
@@ -149,6 +152,15 @@ def test_what_a_crash_left_behind_does_no_harm(known: KnownPublishers, tmp_path:
     assert known.load().pins.keys() == {b"data", b"other"}
     assert victim.read_text() == "safe"
     assert not new.exists()
+
+
+def test_the_longest_names_do_not_make_a_file_too_long() -> None:
+    """Or whoever makes somebody look into so many shares could keep him from ever mounting again."""
+    name = b"\xff" * MAX_SHARE_NAME
+    pin = with_pin("", name, Pin(A, (B,) * MAX_REPLACED), "first used 2026-11-21")
+    floor = format_floors({(name, A): Floor(MAX_OBJECT_SIZE, bytes(32))})
+    assert len(pin) * MAX_LINES < MAX_SIZE
+    assert len(floor) * MAX_FLOORS < MAX_SIZE
 
 
 @contextmanager

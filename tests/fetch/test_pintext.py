@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mcfs.fetch.pintext import (
     HEADER,
+    MAX_FLOORS,
     MAX_LINES,
     BadLine,
     Full,
@@ -148,11 +149,13 @@ def test_a_damaged_version_is_named(line: str, reason: str) -> None:
 
 
 def test_versions_are_bounded_and_those_of_pinned_names_stay() -> None:
-    floors = {(b"n%d" % n, A): Floor(n, b"") for n in range(MAX_LINES)}
-    text = with_floor(format_floors(floors), b"new", A, Floor(1, b""), {b"n0", b"n1"})
+    floors = {(b"n%d" % n, A): Floor(n, b"") for n in range(MAX_FLOORS)}
+    text = with_floor(format_floors(floors), b"new", A, Floor(1, b""), {b"n0", b"n1", b"new"})
     found = parse_floors_untrusted(text)
-    assert len(found) == MAX_LINES
+    assert len(found) == MAX_FLOORS
     assert (b"n2", A) not in found
     assert {(b"n0", A), (b"n1", A), (b"new", A)} <= found.keys()
     with pytest.raises(Full):
-        with_floor(text, b"newer", A, Floor(1, b""), {name for name, _ in found})
+        with_floor(text, b"newer", A, Floor(1, b""), {b"newer", *(name for name, _ in found)})
+    with pytest.raises(Full):
+        with_floor(text, b"stranger", A, Floor(1, b""), ())

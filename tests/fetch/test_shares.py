@@ -366,6 +366,23 @@ def test_an_unknown_name_has_no_ancestors() -> None:
     assert share.pin == Pin(SECOND.fingerprint)
 
 
+def test_what_is_told_is_one_line_whatever_the_name() -> None:
+    name = b"\n\x1b[2Jmcfs: all is well\r #\xff"
+    shares = table(Trust(pins={name: SECOND.pin}, strict=True, pins_file="/known"))
+    news(shares, FIRST.says(name))
+    news(shares, FIRST.says(name + b"!"))
+    trust = Trust()
+    for text in (
+        shares.refusal(name),
+        shares.refusal(name + b"!"),
+        trust.changed(name, FIRST.fingerprint, SECOND.fingerprint),
+        trust.ambiguous(name, FIRST.fingerprint, [SECOND.fingerprint]),
+        trust.too_old(FIRST.says(name), Floor(9, b"")),
+    ):
+        assert text is not None
+        assert text.isprintable()
+
+
 # --- two mounts at once ----------------------------------------------------------------------------------------------
 
 

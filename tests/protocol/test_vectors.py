@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,9 +15,10 @@ import pytest
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
-from nacl.signing import SigningKey
+from nacl.exceptions import BadSignatureError
+from nacl.signing import SigningKey, VerifyKey
 
-from mcfs.protocol import addressing, fec, ids, merkle, probe, wire
+from mcfs.protocol import addressing, fec, ids, merkle, probe, succession, wire
 from mcfs.protocol.addressing import Addresser, Coordinate
 from mcfs.protocol.announce import (
     Announcement,
@@ -37,6 +39,7 @@ from mcfs.protocol.catalog import (
     encode_listing,
 )
 from mcfs.protocol.ids import Digest, Node, ObjectRef
+from mcfs.protocol.publisher import fingerprint
 
 from .hostile import patient
 
@@ -50,6 +53,7 @@ LINE: Final = 64
 SMALL: Final = bytes(range(100))
 LARGE: Final = bytes(65536) + b"mcfs"
 KEY: Final = SigningKey(bytes(range(32)))
+OLD_KEY: Final = SigningKey(bytes(range(32, 64)))
 SECOND: Final = 1_000_000_000
 SIGNED_AT: Final = 1_767_225_600
 """2026-01-01 00:00:00 UTC."""
@@ -101,6 +105,12 @@ def vectors() -> dict[str, Vectors]:
         },
         "beacon": {"datagram": wire.control(wire.BEACON, encode_beacon([group, page_group])).hex()},
         "gone": {"datagram": wire.control(wire.GONE, encode_gone(group, SIGNED_AT * 1000, KEY)).hex()},
+        "link": {
+            "old seed": bytes(OLD_KEY).hex(),
+            "old public key": bytes(OLD_KEY.verify_key).hex(),
+            "link": succession.make_link(OLD_KEY, KEY).hex(),
+            "fingerprint of the old key": fingerprint(bytes(OLD_KEY.verify_key)).hex(),
+        },
         "probe object": {
             "first bytes": probe.probe_content()[:32].hex(),
             **_ref(probe.probe_object()),
@@ -256,12 +266,30 @@ class TestPseudoCode:
         assert self.CODE["group_address"](name, kind, pace, index, scope) == group
         assert self.CODE["coordinate"](name, group) == (kind, pace, index)
 
+    def test_follows(self) -> None:
+        keys = [SigningKey(bytes([n]) * 32) for n in range(4)]
+        public = [bytes(key.verify_key) for key in keys]
+        links = succession.make_chain(keys[:3])
+        for chain in (links, links[1:], links[:1], links[::-1], (), (links[0][:159] + b"x", links[1])):
+            for publisher, ancestor in itertools.product(public, public):
+                expected = succession.is_successor_untrusted(chain, publisher, fingerprint(ancestor))
+                assert self.CODE["follows"](chain, publisher, ancestor, _verify) == expected
+        assert self.CODE["follows"](links, public[2], public[0], _verify)
+
     @patient
     @given(st.integers(1, 16 << 20), st.integers(1280, 9000))
     def test_symbol_size(self, length: int, mtu: int) -> None:
         t = fec.symbol_size(length, wire.max_symbol_size(mtu))
         assert self.CODE["symbol_size"](length, mtu) == t
         assert self.CODE["source_symbols"](length, t) == fec.source_symbols(length, t)
+
+
+def _verify(key: bytes, message: bytes, signature: bytes) -> bool:
+    try:
+        VerifyKey(key).verify(message, signature)
+    except (BadSignatureError, ValueError):
+        return False
+    return True
 
 
 if __name__ == "__main__":
