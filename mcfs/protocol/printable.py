@@ -25,7 +25,7 @@ def printable(name: bytes) -> str:
 
 
 def one_word(name: bytes) -> str:
-    """As `printable`, but without blanks, and without the `#` at the start that would begin a comment."""
+    """As `printable`, but without blanks, and without `#` at the start: a word in a file with comments."""
     text = printable(name).replace("\\ ", "\\040")
     return "\\043" + text[1:] if text.startswith("#") else text
 

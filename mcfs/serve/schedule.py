@@ -66,6 +66,10 @@ SLOW_GAIN: Final = 4
 """Factor of both steps in slow classes: few nodes are sent there in a second, and a class that does not quite fit its
 reader, whose port drops up to a third of it, needs a large share at once."""
 SHARE_MAX: Final = 0.3
+LEAST_SHARE: Final = 0.004
+"""Less goes with no pass: each that carries repair symbols sets up an encoder (3 to 6 ms per MiB), and where so little
+is lost most passes need none. With one or two symbols after every pass, eight readers that lost nothing cost the server
+a third more than one."""
 SHARE_START: Final = 0.005
 GONE_INTERVAL: Final = 1.0
 MAX_SUPER_DATAGRAM: Final = 65000
@@ -470,6 +474,16 @@ class Scheduler:
         state.wake = now + min(MAX_HOLD_OFF, hold_off * 2**late)
         self._at(state.wake, state)
 
+    def _wait_for_late(self, state: ChannelState, now: float) -> bool:
+        """Whether all who have not left yet are known to leave later than those did for whom it was parked."""
+        if state.bursts:
+            return False
+        state.wake = state.passed_at + self._hold_offs.of(state.marks)
+        if state.wake <= now:
+            return False
+        self._at(state.wake, state)
+        return True
+
     def _at(self, when: float, state: ChannelState) -> None:
         self._sequence += 1
         heapq.heappush(self._timers, (when, self._sequence, state))
@@ -480,7 +494,8 @@ class Scheduler:
             if not state.wanted or state.wake > now:
                 continue
             if state.state is State.PARKED:
-                self._start_burst(state, now)
+                if not self._wait_for_late(state, now):
+                    self._start_burst(state, now)
             elif state.state is State.HELD:
                 self._release(state)
             elif state.state is State.GONE:
@@ -536,7 +551,8 @@ class Scheduler:
         if state.state is State.PASS and state.sent < state.until:
             return self._source(state, payload)
         if state.repair_left is None:
-            state.repair_left = math.ceil(state.share * state.k) if state.share * state.k >= 0.5 else 0
+            ahead = state.share * state.k if state.share >= LEAST_SHARE else 0.0
+            state.repair_left = math.ceil(ahead) if ahead >= 0.5 else 0
         if state.repair_left == 0:
             self._end(state, now)
             return None

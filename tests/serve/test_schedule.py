@@ -10,7 +10,7 @@ from mcfs.serve.holding import FIRST_HOLD, HOLD_UP, MAX_HOLD
 from mcfs.serve.holdoff import HOLD_OFF
 from mcfs.serve.payload import Payload, PayloadCache
 from mcfs.serve.queues import MAX_LOAD_AHEAD
-from mcfs.serve.schedule import LIGHT_CHANNELS, MODEST_CHANNELS, Scheduler, Transmission
+from mcfs.serve.schedule import LEAST_SHARE, LIGHT_CHANNELS, MODEST_CHANNELS, Scheduler, Transmission
 
 T = 1024
 K = MIN_BLOCK_SIZE // T
@@ -442,6 +442,37 @@ def test_readers_that_leave_late_are_waited_for_longer() -> None:
     assert first[0] == 1
     assert first[-40:].count(0) >= 38
     assert s.shares[0] < 0.003
+
+
+def test_a_late_reader_is_waited_for_once_the_prompt_one_has_left() -> None:
+    s = scheduler()
+    now = 0.0
+    for _ in range(3):  # A is learnt to leave after 0.3 s
+        now += 1.0
+        s.joined(A, channel(0), now=now)
+        drain(s, now)
+        s.left(A, channel(0).group, now=now + 0.07)
+        s._hold_offs.learn(A, 0.3)  # as if the burst at 80 ms had not come
+    now += 1.0
+    s.joined(A, channel(0), now=now)
+    s.joined(B, channel(0), now=now)
+    drain(s, now)
+    s.left(B, channel(0).group, now=now + 0.05)
+    assert drain(s, now + 0.3) == []
+    assert drain(s, now + 0.4)  # not for ever
+
+
+@pytest.mark.parametrize(("share", "repair"), [(LEAST_SHARE - 0.001, 0), (LEAST_SHARE + 0.001, 6)])
+def test_a_small_share_is_left_to_bursts(share: float, repair: int) -> None:
+    s = scheduler(share=share, symbol_size=T // 16)  # K = 1024
+    s.joined(A, channel(0), now=0.0)
+    while nodes := s.to_load():
+        for node in nodes:
+            s.loaded(Payload(node, bytes(node.size), T // 16))
+    sent = []
+    while transmission := s.next(0.0):
+        sent.append(transmission)
+    assert sum(t.count for t in sent if t.repair) == repair
 
 
 def test_a_host_in_another_class_is_not_waited_for() -> None:
