@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from mcfs.fetch.freshness import Freshness
 from mcfs.fetch.trust import NO_FLOOR, Floor, Pin, Trust, Verdict, content_id, successor
 from mcfs.protocol.publisher import fingerprint
+from mcfs.protocol.succession import is_successor_untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -342,7 +343,9 @@ class ShareTable:
             return False
         heard = self._names.get(name)
         others = dict(heard.others) if heard is not None else {}
-        possible = sorted(others)
+        # While a publisher changes its key its servers may have either.
+        given_up = {key for key in others for other in others.values() if _follows(other.announcement, key)}
+        possible = sorted(others.keys() - given_up)
         for key in possible:
             other = others[key]
             if self._accept(other.announcement, other.interface, Pin(key), now).news:
@@ -394,3 +397,7 @@ class ShareTable:
         """It has gone: what is heard on one that has this index later is another matter."""
         for share in self._shares.values():
             share.interfaces.pop(index, None)
+
+
+def _follows(announcement: Announcement, ancestor: Fingerprint) -> bool:
+    return is_successor_untrusted(announcement.links, announcement.publisher, ancestor)

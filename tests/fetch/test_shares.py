@@ -356,6 +356,16 @@ def test_a_demanded_key_may_be_followed_upon() -> None:
     assert "change publisher_key" in trust.changed(b"data", FIRST.fingerprint, SECOND.fingerprint)
 
 
+def test_of_two_unknown_ones_who_follows_upon_the_other_is_believed() -> None:
+    """While a publisher changes its key one of its servers may have the old one."""
+    shares = table()
+    news(shares, FIRST.says(version=5), 0.0)
+    news(shares, SECOND.says(version=5, links=chain(FIRST, SECOND)), 0.0)
+    news(shares, THIRD.says(links=chain(FIRST, SECOND)), 0.0)
+    shares.settle(now=SETTLE)
+    assert shares.announcements()[b"data"].publisher == SECOND.public
+
+
 def test_an_unknown_name_has_no_ancestors() -> None:
     """A chain proves nothing to who knows none of its keys."""
     shares = table()

@@ -18,6 +18,8 @@ What has to look at a mount for longer than a moment does so in a process of its
     python -m tests.netlab.harness record-announcement SHARE FILE
     python -m tests.netlab.harness repeat-announcement SHARE FILE
     python -m tests.netlab.harness announce-forgeries SHARE
+    python -m tests.netlab.harness record-gone PID FILE
+    python -m tests.netlab.harness repeat-gone FILE
 """
 
 from __future__ import annotations
@@ -437,6 +439,37 @@ def repeat_announcement(share: str, file: str) -> None:
     _send_for_ever(share, itertools.repeat(Path(file).read_bytes()), 0.1)
 
 
+def record_gone(pid: str, file: str) -> None:
+    """Joins what the host of process `pid` joins; writes the first gone that comes, behind its group, to a file."""
+    index = socket.if_nametoindex(INTERFACE)
+    joined: set[str] = set()
+    with closing(Receiver(PORT)) as receiver:
+        print("ready", flush=True)
+        while True:
+            new = {group for group in groups_joined(pid) if group.startswith("ff15")} - joined
+            for group in new:
+                receiver.join(socket.inet_pton(socket.AF_INET6, group), index)
+            joined |= new
+            select.select([receiver.socket], [], [], 0.005)
+            for run in receiver.receive() or ():
+                gone = next((row.tobytes() for row in run.rows() if row[1] == wire.GONE), None)
+                if gone is not None:
+                    Path(file).write_bytes(run.group + gone)
+                    return
+
+
+def repeat_gone(file: str) -> None:
+    """Sends it again and again to its group, until it is killed."""
+    recorded = Path(file).read_bytes()
+    group = socket.inet_ntop(socket.AF_INET6, recorded[:16])
+    udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    print("ready", flush=True)
+    while True:
+        with suppress(OSError):
+            udp.sendto(recorded[16:], (group, PORT, 0, socket.if_nametoindex(INTERFACE)))
+        time.sleep(0.001)
+
+
 def announce_forgeries(share: str) -> None:
     """Announces a share, and shares of other names, each time as another publisher, until it is killed."""
     _send_for_ever(share, _forged_announcements(os.fsencode(share)), 0.0005)
@@ -479,6 +512,8 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "record-announcement": record_announcement,
     "repeat-announcement": repeat_announcement,
     "announce-forgeries": announce_forgeries,
+    "record-gone": record_gone,
+    "repeat-gone": repeat_gone,
 }
 
 if __name__ == "__main__":

@@ -301,6 +301,38 @@ def test_mistakes_about_keys_are_one_line(scene: Scene) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
+def version(path: Path) -> int:
+    return int(os.getxattr(path, "user.mcfs.version"))
+
+
+def test_a_gone_that_is_repeated_makes_no_reader_fail(scene: Scene) -> None:
+    """A file was changed, so a block was gone, and then it is as before; somebody repeats what the server said."""
+    site = scene.site
+    directory = site.new_directory("content") / "data"
+    directory.mkdir()
+    source = random_file(directory / "file", MIB)
+    right = source.read_bytes()
+    serving = site.serve(site.lab.server, directory)
+    mounted = site.mount(scene.client, "data")
+    pid, recorded = site.start(scene.client, ["sleep", "600"]).process.pid, site.directory / "gone"
+    record = site.start(scene.elsewhere, [*HARNESS, "record-gone", str(pid), recorded])
+    wait_until(lambda: record.output == "ready\n", DEADLINE, "it listens")
+    source.write_bytes(bytes(MIB))
+    reader = site.start(scene.client, ["cat", mounted.path / "file"])
+    assert reader.finish(DEADLINE) == 1
+    assert "Stale file handle" in reader.output
+    record.expect_success(DEADLINE)
+    source.write_bytes(right)
+    serving.stop()
+    before = version(mounted.path)
+    site.serve(site.lab.server, directory, state=serving.state)
+    wait_until(lambda: version(mounted.path) > before, DEADLINE, "the new version is heard")
+    repeat = site.start(scene.elsewhere, [*HARNESS, "repeat-gone", recorded])
+    wait_until(lambda: repeat.output == "ready\n", DEADLINE, "it is repeated")
+    site.start(scene.client, same_bytes(source, mounted.path / "file")).expect_success(DEADLINE)
+    assert repeat.running, repeat.output
+
+
 def test_a_copy_is_right_beside_a_forger(scene: Scene) -> None:
     directory = scene.site.new_directory("content") / "data"
     directory.mkdir()
