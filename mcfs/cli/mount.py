@@ -175,9 +175,20 @@ def trust(known: Path | None, key: str | None, *, strict: bool, remember: bool =
     """Raises UserError if the file of known publishers cannot be read."""
     from mcfs.net.client import TrustSettings
 
-    file = known or places.known_publishers(os.environ, os.geteuid())
-    KnownPublishers(file).load()
+    file = known or _known_publishers(remember)
+    if file is not None:
+        KnownPublishers(file).load()
     return TrustSettings(file, parse_publisher(key) if key else None, strict, remember)
+
+
+def _known_publishers(remember: bool) -> Path | None:
+    """The user's own file; who only looks needs none. Raises UserError."""
+    try:
+        return places.known_publishers(os.environ, os.geteuid())
+    except UserError:
+        if remember:
+            raise
+        return None
 
 
 def _fuse_settings(request: Request) -> FuseSettings:

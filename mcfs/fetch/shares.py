@@ -37,6 +37,9 @@ SETTLE: Final = 0.3
 somebody joins, and reports of joins take up to 24 ms."""
 MAX_GONE: Final = 1024
 """Nodes of a share of which it is known when they were last said to be gone."""
+CHANGE_PAUSE: Final = 60.0
+"""Seconds between two changes of a key: each is a line of log and a line in a file, and who has a key can make chains
+without end."""
 SWEEP: Final = 1.0
 """Seconds between two searches for such: they go through all."""
 FORGET: Final = 30.0
@@ -57,6 +60,8 @@ class Share:
     """Indexes of the interfaces on which it was heard, and when."""
     gone: OrderedDict[Group, int] = field(default_factory=OrderedDict)
     """Nodes that cannot be produced, and the latest time at which that was signed."""
+    changed_at: float = float("-inf")
+    """When the publisher has changed its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +174,8 @@ class ShareTable:
         """A verified announcement came."""
         pin = self._pin(announcement.name)
         verdict = self._trust.judge(announcement, pin)
+        if verdict is Verdict.SUCCESSOR and not self._may_change(announcement.name, now):
+            verdict = Verdict.REFUSED
         if verdict is Verdict.UNKNOWN:
             self._other(announcement, interface, "", now + SETTLE, now)
             return Heard()
@@ -177,7 +184,7 @@ class ShareTable:
             self._other(announcement, interface, refusal, None, now)
             return Heard()
         if verdict is Verdict.SUCCESSOR:
-            pin = self._succeed(announcement, pin)
+            pin = self._succeed(announcement, pin, now)
         return self._accept(announcement, interface, pin, now)
 
     def settle(self, *, now: float) -> list[Announcement]:
@@ -228,7 +235,11 @@ class ShareTable:
         share = self._shares.get(name)
         return share.pin if share is not None else self._trust.pin(name)
 
-    def _succeed(self, announcement: Announcement, pin: Pin) -> Pin:
+    def _may_change(self, name: bytes, now: float) -> bool:
+        share = self._shares.get(name)
+        return share is None or now >= share.changed_at + CHANGE_PAUSE
+
+    def _succeed(self, announcement: Announcement, pin: Pin, now: float) -> Pin:
         new = successor(announcement, pin)
         name, key = announcement.name, new.fingerprint
         share = self._shares.get(name)
@@ -237,7 +248,7 @@ class ShareTable:
             return new
         self._events.append(KeyChanged(name, pin.fingerprint, new))
         if share is not None:
-            share.pin = new
+            share.pin, share.changed_at = new, now
         return new
 
     def _accept(self, announcement: Announcement, interface: int, pin: Pin, now: float) -> Heard:

@@ -100,22 +100,22 @@ class Trust:
 
     def refusal(self, name: bytes, found: Fingerprint, pin: Pin | None) -> str:
         """Why another key is refused, and what to do. One line."""
-        share, other = _share(name), format_fingerprint(found)
+        other = format_fingerprint(found)
+        refused = f"{_share(name)} of the publisher {other} is refused"
         if pin is None:
             return (
-                f"{share} has the publisher {other}, who is unknown, and strict refuses unknown ones: if that is the "
-                f"right fingerprint, add the line '{one_word(name)} {other}' to {self.pins_file}"
+                f"{refused}: it is unknown, and strict refuses unknown ones. If that is the right fingerprint, add the "
+                f"line '{one_word(name)} {other}' to {self.pins_file}"
             )
         right = format_fingerprint(pin.fingerprint)
         if self.demanded is not None:
-            return f"{share} is refused: its publisher is {other}, and publisher_key demands {right}"
+            return f"{refused}: publisher_key demands {right}"
         if pin.line:
             return (
-                f"{share} is refused: its publisher is {other}, but known is {right} (line {pin.line} of "
-                f"{self.pins_file}). Somebody else may be publishing under this name; if the publisher has a new key "
-                "indeed, remove that line"
+                f"{refused}: known is {right} (line {pin.line} of {self.pins_file}). Somebody else may be publishing "
+                "under this name; if the publisher has a new key indeed, remove that line"
             )
-        return f"{share} is refused: its publisher is {other}, and before it was {right}; mount it again to believe it"
+        return f"{refused}: before it was {right}. Mount it again to believe the other one"
 
     def too_old(self, announcement: Announcement, floor: Floor) -> str:
         """Why a version is refused, and what to do. One line."""

@@ -204,6 +204,8 @@ class Client:
                 return share.announcement
         finally:
             self._waited.pop(name, None)
+        if self._settings.catalogue:
+            self._share_names.pop(group, None)
         if (refusal := self._shares.refusal(name)) is not None:
             raise Untrusted(refusal)
         raise TimedOut(f"share {name.decode(errors='replace')!r} was not heard within {timeout:g} s")
@@ -447,7 +449,7 @@ class Client:
     def _pump(self, now: float) -> None:
         """Move what the cores have to say to where it belongs."""
         tree = self._tree
-        self._pump_trust()
+        self._pump_trust(now)
         for event in self._fetcher.events():
             tree.assembled(event, now=now) if isinstance(event, Assembled) else tree.failed(event, now=now)
         assert self._readers is not None
@@ -577,7 +579,7 @@ class Client:
             self._pinnings.setdefault(name, trio.Event())
             self._keeper.pin(name, pin, before=before)
 
-    def _pump_trust(self) -> None:
+    def _pump_trust(self, now: float) -> None:
         """Write down, and say, what has come out about publishers."""
         for event in self._shares.events():
             match event:
@@ -592,13 +594,16 @@ class Client:
                     share = self._shares.get(event.name)
                     if share is not None:
                         self._keeper.raise_floor(event.name, share.pin.fingerprint, share.floor)
-        for done in self._keeper.take() if self._keeper is not None else ():
+        if self._keeper is None:
+            return
+        self._keeper.raise_due(now=now)
+        for done in self._keeper.take():
             self._shares.pinned(done.name, done.pin, shown=self._settings.catalogue)
             if (writing := self._pinnings.pop(done.name, None)) is not None:
                 writing.set()
 
     def _remark(self, remark: Remark) -> None:
-        waited = self._waited.get(remark.name)
+        waited = None if self._settings.catalogue else self._waited.get(remark.name)
         if waited is None:
             log.warning("%s", remark.text)
         else:

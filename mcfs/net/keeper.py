@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 LOCK_SECONDS: Final = 5.0
 """Longest wait for another mount that writes to the same file: it takes milliseconds."""
 _LOCK_PAUSE: Final = 0.02
+RAISE_PAUSE: Final = 5.0
+"""Seconds between two versions of a share that are written: a server may announce new ones as fast as it likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +49,34 @@ class Keeper:
         self._known = known
         self._pool: WorkerPool[Pinning | _Raising, Pinning | _Raising] = WorkerPool("publishers", 1, self._write, wake)
         self._complained = False
+        self._floors: dict[bytes, _Raising] = {}
+        """To be written."""
+        self._raised: dict[bytes, float] = {}
+        """When versions were written last."""
 
     def pin(self, name: bytes, pin: Pin, *, before: Fingerprint | None) -> None:
         """Remember a pin, in the place of one for the key `before`."""
         self._pool.submit(Pinning(name, pin, before))
 
     def raise_floor(self, name: bytes, key: Fingerprint, floor: Floor) -> None:
-        self._pool.submit(_Raising(name, key, floor))
+        """Remember a version, soon."""
+        self._floors[name] = _Raising(name, key, floor)
+
+    def raise_due(self, *, now: float) -> None:
+        """Write the versions whose time has come."""
+        for name in [name for name in self._floors if now >= self._raised.get(name, float("-inf")) + RAISE_PAUSE]:
+            self._raised[name] = now
+            self._pool.submit(self._floors.pop(name))
 
     def take(self) -> list[Pinning]:
         """Pins as they stand in the file, or as they were submitted if it could not be written."""
         return [done for done in self._pool.take() if isinstance(done, Pinning)]
 
     def close(self) -> None:
+        """Write what is left."""
+        for floor in self._floors.values():
+            self._pool.submit(floor)
+        self._floors.clear()
         self._pool.close()
 
     def _write(self, item: Pinning | _Raising) -> Pinning | _Raising:

@@ -9,6 +9,7 @@ import pytest
 
 from mcfs.fetch.freshness import TOLERANCE
 from mcfs.fetch.shares import (
+    CHANGE_PAUSE,
     FORGET,
     MAX_GONE,
     MAX_OTHERS,
@@ -314,6 +315,19 @@ def test_a_client_that_was_away_for_two_changes() -> None:
     assert news(shares, THIRD.says(links=chain(FIRST, SECOND, THIRD)))
     (changed,) = [event for event in shares.events() if isinstance(event, KeyChanged)]
     assert changed.pin.replaces == (SECOND.fingerprint, FIRST.fingerprint)
+
+
+def test_keys_do_not_change_all_the_time() -> None:
+    """Who has a key can make chains without end, and each change is a line of log and one in a file."""
+    many = in_order(20)
+    shares = table(knowing(many[0]))
+    news(shares, many[0].says())
+    changes = 0
+    for second in range(240):
+        before, after = many[changes], many[changes + 1]
+        shares.announced(after.says(links=chain(before, after)), 1, now=float(second))
+        changes += sum(isinstance(event, KeyChanged) for event in shares.events())
+    assert changes == 240 / CHANGE_PAUSE
 
 
 def test_the_old_key_counts_no_more() -> None:

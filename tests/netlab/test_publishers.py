@@ -171,7 +171,7 @@ def test_a_demanded_key(scene: Scene) -> None:
     assert scene.mount(publisher_key=name) == "right"
     assert not scene.known.exists(), "what is demanded is not remembered"
     said = scene.refused("--publisher-key", other)
-    assert f"its publisher is {name}, and publisher_key demands {other}" in said
+    assert f"of the publisher {name} is refused: publisher_key demands {other}" in said
     said = scene.refused("-o", "strict")
     assert f"add the line 'data {name}' to {scene.known}" in said
     scene.known.write_text(f"data {name}\n")
