@@ -26,7 +26,6 @@ from rich.table import Table
 from mcfs.cli import sample, values
 from mcfs.cli.exits import Exit
 from mcfs.cli.lab import INTERFACE, Host, Lab, Stale, exit_on_signals, missing_capabilities, signals_ignored
-from mcfs.cli.options import escape_value
 from mcfs.protocol.errors import UserError
 
 if TYPE_CHECKING:
@@ -276,7 +275,8 @@ class Demo:
         for directory in (client.mountpoint, client.cache, client.copy):
             directory.mkdir(parents=True)
         share = [] if self._data.is_file else [self._data.share]
-        options = ["-i", INTERFACE, "-o", f"cache_dir={escape_value(str(client.cache))}"]
+        known = client.directory / "known-publishers"
+        options = ["-i", INTERFACE, "--cache-dir", str(client.cache), "--known-publishers", str(known)]
         argv = [sys.executable, "-m", "mcfs.cli.main", "mount", *options, "--", *share, str(client.mountpoint)]
         self._lab.track_mount(client.mountpoint)
         done = client.host.run(argv, timeout=START_DEADLINE, check=False)

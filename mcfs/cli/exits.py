@@ -7,7 +7,7 @@ from enum import IntEnum
 
 import click
 
-from mcfs.protocol.errors import McfsError, NotAvailable, UserError
+from mcfs.protocol.errors import McfsError, NotAvailable, Untrusted, UserError
 
 
 class Exit(IntEnum):
@@ -20,6 +20,8 @@ class Exit(IntEnum):
     CANNOT_MOUNT = 5
     KEY = 7
     """No share of that name is heard, but something is that has a key which was not given."""
+    UNTRUSTED = 6
+    """A share was heard, but not from a publisher that may publish it."""
     INTERNAL = 70
     """A bug in mcfs; EX_SOFTWARE of sysexits(3)."""
     INTERRUPTED = 130
@@ -49,6 +51,8 @@ def describe(error: BaseException) -> tuple[str, int]:
     match leaf:
         case UserError():
             return line, leaf.exit_code
+        case Untrusted():
+            return line, Exit.UNTRUSTED
         case NotAvailable():
             return line, Exit.NOT_HEARD
         case McfsError():

@@ -16,16 +16,18 @@ import click
 import trio
 
 from mcfs.cli import share_keys, terminal, values
-from mcfs.cli.mount import hear
+from mcfs.cli.mount import hear, trust
 from mcfs.net.interfaces import choose
 from mcfs.protocol.addressing import SITE_LOCAL
 from mcfs.protocol.catalog import DirectoryEntry, FileEntry, LinkEntry
 from mcfs.protocol.errors import UserError
+from mcfs.protocol.publisher import fingerprint, format_fingerprint
 from mcfs.protocol.wire import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from mcfs.fetch.shares import Standing
     from mcfs.fuse.backend import Backend
     from mcfs.net.client import ClientSettings
     from mcfs.protocol.announce import Announcement
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
 
 DEFAULT_WAIT: Final = 2.5
 """Seconds that shares are listened for: each is announced every second, and one announcement may be lost."""
-_KEY_LENGTH: Final = 16
-"""Hexadecimal digits of the publisher's key that are printed."""
 _FILE_TYPES: Final = {FileEntry: stat.S_IFREG, DirectoryEntry: stat.S_IFDIR, LinkEntry: stat.S_IFLNK}
 
 
@@ -74,6 +74,9 @@ class Style:
     help="A password that is a share key.",
 )
 @click.option("--password", "ask_password", is_flag=True, help="Ask for a password that is a share key.")
+@click.option("--known-publishers", type=values.DIRECTORY, metavar="FILE", help="Where publishers are remembered.")
+@click.option("--publisher-key", type=values.PUBLISHER_KEY, metavar="KEY|FILE", help="The only publisher to believe.")
+@click.option("--strict", is_flag=True, help="Refuse publishers that are not known.")
 @click.option("-d", "--debug", is_flag=True, help="Print what happens.")
 def ls(
     place: str | None,
@@ -86,6 +89,9 @@ def ls(
     keyfiles: tuple[Path, ...],
     password_files: tuple[Path, ...],
     ask_password: bool,
+    known_publishers: Path | None,
+    publisher_key: str | None,
+    strict: bool,
     debug: bool,
 ) -> None:
     """List the shares that are heard, or what is in SHARE or at PATH in it."""
@@ -104,6 +110,7 @@ def ls(
             catalogue=place is None,
             interface_names=tuple(names),
             keys=keys,
+            trust=trust(known_publishers, publisher_key, strict=strict, remember=False),
         )
         style = Style(human, escape=sys.stdout.isatty())
         if place is None:
@@ -124,7 +131,7 @@ async def _list_shares(settings: ClientSettings, wait: float, style: Style) -> l
 
     async with open_client(settings) as client:
         await trio.sleep(wait)
-        return share_table(list(client.shares().values()), style)
+        return share_table(client.publishers(), style)
 
 
 async def _list_place(settings: ClientSettings, place: bytes, style: Style) -> list[str]:
@@ -161,20 +168,22 @@ async def _find(client: Backend, share: bytes, entry: Entry, path: Sequence[byte
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def share_table(announcements: Sequence[Announcement], style: Style) -> list[str]:
-    rows = [["NAME", "KIND", "FILES", "BYTES", "VERSION", "PUBLISHER"]] if announcements else []
-    rows += [_share_row(a, style) for a in sorted(announcements, key=lambda a: a.name)]
+def share_table(heard: Sequence[tuple[Announcement, Standing]], style: Style) -> list[str]:
+    """A line for each name and publisher; `known`, `new` or `other` stands before the fingerprint."""
+    rows = [["NAME", "KIND", "FILES", "BYTES", "VERSION", "PUBLISHER", ""]] if heard else []
+    rows += [_share_row(announcement, standing, style) for announcement, standing in heard]
     return _align(rows, right=(2, 3))
 
 
-def _share_row(announcement: Announcement, style: Style) -> list[str]:
+def _share_row(announcement: Announcement, standing: Standing, style: Style) -> list[str]:
     return [
         style.name(announcement.name),
         "dir" if isinstance(announcement.entry, DirectoryEntry) else "file",
         str(announcement.total_files),
         style.size(announcement.total_bytes),
         _time(announcement.version // 1000),
-        announcement.publisher.hex()[:_KEY_LENGTH],
+        standing.value,
+        format_fingerprint(fingerprint(announcement.publisher)),
     ]
 
 

@@ -13,6 +13,7 @@ from mcfs import __version__
 from mcfs.cli import _environment as _environment
 from mcfs.cli import terminal, values
 from mcfs.cli.doctor import doctor
+from mcfs.cli.keygen import keygen
 from mcfs.cli.ls import ls
 from mcfs.cli.mount import mount
 from mcfs.cli.mount_helper import ALL_SHARES
@@ -60,6 +61,7 @@ def _check_rate(rate: str) -> None:
 mcfs.add_command(mount)
 mcfs.add_command(umount)
 mcfs.add_command(ls)
+mcfs.add_command(keygen)
 mcfs.add_command(doctor)
 mcfs.add_command(simulate)
 

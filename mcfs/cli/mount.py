@@ -17,9 +17,11 @@ import trio
 from mcfs.cli import daemon, mounts, places, share_keys, terminal, values
 from mcfs.cli.exits import Exit
 from mcfs.cli.options import OPTIONS, REPEATED, MountOptions, Option, mount_options
+from mcfs.fetch.pinfile import KnownPublishers
 from mcfs.net.allocator import keep_freed_memory
 from mcfs.net.interfaces import choose
-from mcfs.protocol.errors import NoKey, TimedOut, UserError
+from mcfs.protocol.errors import NoKey, TimedOut, Untrusted, UserError
+from mcfs.protocol.publisher import parse_publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from mcfs.fuse.backend import Backend
     from mcfs.fuse.settings import FuseSettings
-    from mcfs.net.client import ClientSettings
+    from mcfs.net.client import ClientSettings, TrustSettings
     from mcfs.protocol.announce import Announcement
 
 PROGRAM: Final = "mcfs"
@@ -176,7 +178,28 @@ def _client_settings(request: Request) -> ClientSettings:
         catalogue=request.share is None,
         interface_names=options.iface,
         keys=keys,
+        trust=trust(options.known_publishers, options.publisher_key, strict=options.strict),
     )
+
+
+def trust(known: Path | None, key: str | None, *, strict: bool, remember: bool = True) -> TrustSettings:
+    """Raises UserError if the file of known publishers cannot be read."""
+    from mcfs.net.client import TrustSettings
+
+    file = known or _known_publishers(remember)
+    if file is not None:
+        KnownPublishers(file).load()
+    return TrustSettings(file, parse_publisher(key) if key else None, strict, remember)
+
+
+def _known_publishers(remember: bool) -> Path | None:
+    """The user's own file; who only looks needs none. Raises UserError."""
+    try:
+        return places.known_publishers(os.environ, os.geteuid())
+    except UserError:
+        if remember:
+            raise
+        return None
 
 
 def _fuse_settings(request: Request) -> FuseSettings:
@@ -234,6 +257,8 @@ async def hear(client: Backend, share: bytes, settings: ClientSettings) -> Annou
             f"while something that needs a key is{hint}"
         )
         raise UserError(message, Exit.KEY) from None
+    except Untrusted as error:
+        raise UserError(str(error), Exit.UNTRUSTED) from None
     except TimedOut:
         names = ", ".join(interface.name for interface in settings.interfaces)
         message = (

@@ -42,6 +42,11 @@ class MountOptions:
     noexec: bool = False
     keyfile: tuple[Path, ...] = ()
     password_file: tuple[Path, ...] = ()
+    known_publishers: Path | None = None
+    """None: the default of the user."""
+    publisher_key: str | None = None
+    """A fingerprint."""
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,9 @@ OPTIONS: Final = (
     Option("noexec", None, "", "No program on the file system may be run."),
     Option("keyfile", values.parse_file, "FILE", "A share key, of 32 bytes or more; may be repeated."),
     Option("password_file", values.parse_file, "FILE", "A password that is a share key; may be repeated."),
+    Option("known_publishers", values.parse_path, "FILE", "Where publishers of shares are remembered."),
+    Option("publisher_key", values.parse_publisher_key, "KEY|FILE", "The only publisher to believe, by its key."),
+    Option("strict", None, "", "Refuse publishers that are not known."),
 )
 BY_NAME: Final = {option.name: option for option in OPTIONS}
 

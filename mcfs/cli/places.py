@@ -24,6 +24,13 @@ def state_dir(environment: Mapping[str, str], user: int) -> Path:
     return _place(environment, user, ("STATE_DIRECTORY", "/var/lib", "XDG_STATE_HOME", ".local/state", option))
 
 
+def known_publishers(environment: Mapping[str, str], user: int) -> Path:
+    """The file of known publishers of a mount. Raises UserError when there is no place for it."""
+    option = "-o known_publishers=FILE"
+    words = ("STATE_DIRECTORY", "/var/lib", "XDG_STATE_HOME", ".local/state", option)
+    return _place(environment, user, words) / "known-publishers"
+
+
 def _place(environment: Mapping[str, str], user: int, words: tuple[str, str, str, str, str]) -> Path:
     """What systemd gives (systemd.exec(5)), root's place, or what the XDG base directory specification says."""
     service, system, variable, folder, option = words

@@ -57,6 +57,8 @@ class ServeRequest:
     """FILE, or NAME=FILE."""
     password_files: tuple[str, ...]
     ask_password: bool
+    previous_keys: tuple[Path, ...]
+    """Files of the keys that the publisher had before, oldest first."""
     always: bool
     """Send everything round and round, whoever listens."""
     listeners: Kind
@@ -124,6 +126,14 @@ class ServeRequest:
 )
 @click.option("--password", "ask_password", is_flag=True, help="Ask for the password of all shares.")
 @click.option(
+    "--previous-key",
+    "previous_keys",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="A key that the publisher had before: who knows it learns of the new one. Repeated: the oldest first.",
+)
+@click.option(
     "--always",
     is_flag=True,
     help="Send everything round and round at --rate, for links on which listeners cannot be heard.",
@@ -175,6 +185,7 @@ def serve(
     keyfiles: tuple[str, ...],
     password_files: tuple[str, ...],
     ask_password: bool,
+    previous_keys: tuple[Path, ...],
     always: bool,
     listeners: Kind,
     listeners_size: int | None,
@@ -205,6 +216,7 @@ def serve(
         keyfiles=keyfiles,
         password_files=password_files,
         ask_password=ask_password,
+        previous_keys=previous_keys,
         always=always,
         name=name,
         paths=absolute,

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 
 from mcfs.cli import share_keys, terminal, values
 from mcfs.cli.exits import Exit
-from mcfs.cli.publisher import fingerprint, load_key, load_or_make_key
+from mcfs.cli.publisher import fingerprint_of, load_key, load_or_make_key
 from mcfs.net.allocator import keep_freed_memory
 from mcfs.net.interfaces import Choice, Interface, choose
 from mcfs.net.ports import link_rate
@@ -27,6 +27,8 @@ from mcfs.net.server import Server
 from mcfs.net.settings import ServerSettings
 from mcfs.protocol.announce import Announcement
 from mcfs.protocol.errors import UserError
+from mcfs.protocol.publisher import format_fingerprint
+from mcfs.protocol.succession import make_chain, predecessors
 from mcfs.serve.index import Index, ScanProgress, Snapshot
 from mcfs.serve.probe import WithProbe
 from mcfs.serve.store import NodeStore
@@ -45,6 +47,8 @@ GC_THRESHOLD: Final = 20_000
 KEPT_MEMORY: Final = 8 << 20
 """Bytes; half of what is loaded ahead."""
 _VERBOSITY: Final = {-1: logging.WARNING, 0: logging.INFO, 1: logging.INFO}
+_CLOCK_TOLERANCE: Final = 60.0
+"""Seconds; see `mcfs.fetch.freshness`."""
 _DAD_SECONDS: Final = 3.0
 """Longest wait for a link-local address that is still being checked for duplicates (RFC 4862: one second)."""
 
@@ -64,13 +68,17 @@ def run(request: ServeRequest, verbosity: int) -> int:
         _print_interfaces(console, choice, request)
         index = stack.enter_context(Index.open(request.state_dir, request.block_size))
         key = load_key(request.signing_key) if request.signing_key else load_or_make_key(request.state_dir)
+        links = _links(request, key)
+        for previous in predecessors(links):
+            console.print(f"the publisher had the key {format_fingerprint(previous)} before", highlight=False)
         snapshots = [_scan(index, path, name, console) for path, name in zip(request.paths, names, strict=True)]
         store = NodeStore(index, scope=request.scope)
         store.replace(snapshots, keys)
-        server = _open_server(store, choice, request, key)
+        server = _open_server(store, choice, request, key, links)
         server.publish({snapshot.name: _announcement(snapshot) for snapshot in snapshots}, keys)
         for snapshot in snapshots:
-            _print_share(console, snapshot, fingerprint(key.verify_key), with_key=snapshot.name in keys)
+            _check_clock(snapshot)
+            _print_share(console, snapshot, fingerprint_of(key.verify_key), with_key=snapshot.name in keys)
         trio.run(_serve_until_signal, server)
         _write_status(request.state_dir, server)
         _print_summary(console, server)
@@ -98,7 +106,17 @@ def _print_interfaces(console: Console, choice: Choice, request: ServeRequest) -
         console.print(f"not served: {skipped} (-i {skipped.interface.name} serves it)", highlight=False)
 
 
-def _open_server(store: NodeStore, choice: Choice, request: ServeRequest, key: SigningKey) -> Server:
+def _links(request: ServeRequest, key: SigningKey) -> tuple[bytes, ...]:
+    """From the publisher's former keys to the one that it has now. Raises UserError."""
+    try:
+        return make_chain([*(load_key(path) for path in request.previous_keys), key])
+    except ValueError:
+        raise UserError("--previous-key: no key may come twice, and the present one is none of the former") from None
+
+
+def _open_server(
+    store: NodeStore, choice: Choice, request: ServeRequest, key: SigningKey, links: tuple[bytes, ...]
+) -> Server:
     settings = ServerSettings(
         port=request.port,
         scope=request.scope,
@@ -113,7 +131,7 @@ def _open_server(store: NodeStore, choice: Choice, request: ServeRequest, key: S
         listeners_size=request.listeners_size,
     )
     try:
-        return Server(WithProbe(store, scope=request.scope), choice.chosen, settings, key)
+        return Server(WithProbe(store, scope=request.scope), choice.chosen, settings, key, links=links)
     except PermissionError:
         raise UserError(
             "mcfs-serve needs the capability CAP_NET_RAW to hear MLD reports: run it as root, or give it the "
@@ -154,6 +172,18 @@ def _scan(index: Index, path: Path, name: bytes, console: Console) -> Snapshot:
             progress.update(task, completed=done.bytes_hashed, files=done.files)
 
         return index.scan(path, name, now_ms=_unix_ms(), progress=show)
+
+
+def _check_clock(snapshot: Snapshot) -> None:
+    """Versions are times, and go on where they were; but what is signed has the time of the clock."""
+    ahead = (snapshot.version - _unix_ms()) / 1000
+    if ahead > _CLOCK_TOLERANCE:
+        log.warning(
+            "%s: its version was made %d s after the time that the clock shows: clients that have heard it may not "
+            "believe for a minute that the share is there; set the clock",
+            values.printable(snapshot.name),
+            ahead,
+        )
 
 
 def _announcement(snapshot: Snapshot) -> Announcement:

@@ -9,6 +9,7 @@ import math
 import os
 import pwd
 import re
+from contextlib import suppress
 from decimal import Decimal
 from grp import getgrnam
 from pathlib import Path
@@ -19,6 +20,8 @@ import click
 from mcfs.protocol.addressing import SCOPES
 from mcfs.protocol.announce import MAX_SHARE_NAME
 from mcfs.protocol.ids import MAX_BLOCK_SIZE, MIN_BLOCK_SIZE, is_block_size
+from mcfs.protocol.printable import printable as printable
+from mcfs.protocol.publisher import format_fingerprint, parse_publisher
 from mcfs.protocol.wire import MIN_MTU
 from mcfs.serve.querier import MAX_QUERY_INTERVAL, MIN_QUERY_INTERVAL
 
@@ -35,6 +38,7 @@ MAX_SECONDS: Final = 10 * 365 * 86400
 _RATE_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZE_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _NUMBER: Final = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([kmgt]?)(i?b?|bit|bit/s|bps)", re.ASCII | re.IGNORECASE)
+_MAX_KEY_FILE: Final = 65536
 _SCOPE_NAMES: Final = {"realm": 3, "admin": 4, "site": 5, "organization": 8, "global": 14}
 """RFC 7346 section 2."""
 
@@ -175,6 +179,30 @@ def parse_share_name(text: str) -> bytes:
     return name
 
 
+def parse_publisher_key(text: str) -> str:
+    """The fingerprint of a key, a fingerprint, or either in a text file (what `mcfs keygen` prints is one)."""
+    with suppress(ValueError):
+        return format_fingerprint(parse_publisher(text))
+    path = parse_path(text)
+    try:
+        with open(path, "rb") as file:
+            words = file.read(_MAX_KEY_FILE).decode().split()
+    except OSError as error:
+        kinds = "a fingerprint (SHA256:...), a public key, or a file with one of them"
+        raise ValueError(f"{text!r} is not {kinds} ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{text!r} is not text; `mcfs keygen --show` prints the fingerprint of a signing key"
+        ) from None
+    found = set()
+    for word in words:
+        with suppress(ValueError):
+            found.add(parse_publisher(word))
+    if len(found) != 1:
+        raise ValueError(f"{text!r} holds {len(found) or 'no'} publishers' keys and has to hold one")
+    return format_fingerprint(found.pop())
+
+
 RATE: Final = Value("rate", parse_rate)
 BLOCK_SIZE: Final = Value("size", parse_block_size)
 SIZE: Final = Value("size", parse_size)
@@ -188,6 +216,7 @@ DIRECTORY: Final = Value("dir", parse_path)
 FILE: Final = Value("file", parse_path)
 INTERFACES: Final = Value("iface", parse_interfaces)
 SHARE_NAME: Final = Value("name", parse_share_name)
+PUBLISHER_KEY: Final = Value("key", parse_publisher_key)
 
 
 # --- printing --------------------------------------------------------------------------------------------------------
@@ -212,28 +241,3 @@ def format_rate(rate: int) -> str:
         if rate >= factor:
             return f"{rate / factor:.3g} {unit}bit/s" if rate < 1000 * factor else f"{rate / factor:.0f} {unit}bit/s"
     return f"{rate} bit/s"
-
-
-def printable(name: bytes) -> str:
-    """A name that is safe on a terminal and can be read back: escapes as `ls -b` writes them."""
-    return "".join(_escape(character) for character in os.fsdecode(name))
-
-
-def _escape(character: str) -> str:
-    if character in _ESCAPES:
-        return _ESCAPES[character]
-    if character.isprintable() and not "\udc80" <= character <= "\udcff":
-        return character
-    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
-
-
-_ESCAPES: Final = {
-    "\\": "\\\\",
-    " ": "\\ ",
-    "\n": "\\n",
-    "\t": "\\t",
-    "\r": "\\r",
-    "\a": "\\a",
-    "\b": "\\b",
-    "\f": "\\f",
-}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from pyfuse3 import FUSEError
 
-from mcfs.protocol.errors import BadNode, BadObject, Gone, McfsError, NoKey, ShareDown, TimedOut, WrongKey
+from mcfs.protocol.errors import BadNode, BadObject, Gone, McfsError, NoKey, ShareDown, TimedOut, Untrusted, WrongKey
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -29,6 +29,7 @@ class Stale(McfsError):
 
 ERRNOS: Final[dict[type[Exception], int]] = {
     TimedOut: errno.ETIMEDOUT,
+    Untrusted: errno.EACCES,
     ShareDown: errno.ETIMEDOUT,
     Gone: errno.ESTALE,
     Stale: errno.ESTALE,

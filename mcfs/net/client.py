@@ -25,19 +25,27 @@ from mcfs.fetch.cache import Cache
 from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, Limits
 from mcfs.fetch.keyring import Keyring
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
+from mcfs.fetch.pinfile import KnownPublishers
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
-from mcfs.fetch.shares import ShareTable
+from mcfs.fetch.shares import KeyChanged, Remark, Share, ShareTable, VersionRaised
+from mcfs.fetch.trust import Trust
 from mcfs.net.gathering import Gathering
+from mcfs.net.keeper import Keeper
 from mcfs.net.kernel import jiffy
 from mcfs.net.linkwatch import follow
 from mcfs.net.loader import WorkerPool
 from mcfs.net.memberships import Memberships
 from mcfs.net.receive import Receiver, Run
 from mcfs.protocol import addressing, merkle, wire
-from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, decode_gone_untrusted
+from mcfs.protocol.announce import (
+    Announcement,
+    claimed_publisher_untrusted,
+    decode_announcement_untrusted,
+    decode_gone_untrusted,
+)
 from mcfs.protocol.beacon import decode_beacon_untrusted
 from mcfs.protocol.catalog import MAX_LISTING_SIZE, Entry, FileEntry, Listing, decode_listing_untrusted
-from mcfs.protocol.errors import BadDatagram, BadNode, BadObject, NoKey, NotAvailable, TimedOut, WrongKey
+from mcfs.protocol.errors import BadDatagram, BadNode, BadObject, NoKey, NotAvailable, TimedOut, Untrusted, WrongKey
 from mcfs.protocol.ids import Group, Node, ObjectRef
 from mcfs.protocol.seal import open_control_untrusted
 
@@ -45,10 +53,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from mcfs.fetch.shares import Standing
+    from mcfs.fetch.trust import Pin
     from mcfs.net.interfaces import Interface
     from mcfs.net.reconcile import Plan
     from mcfs.protocol.keys import ShareKeys
     from mcfs.protocol.merkle import Buffer
+    from mcfs.protocol.publisher import Fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +68,8 @@ TURN: Final = 0.004
 MAX_LISTING_BYTES: Final = 32 << 20
 """Encoded bytes of the listings that are kept decoded."""
 CONTROL_RATE: Final = 200
-"""Control datagrams a second whose signatures are checked: 100 us each."""
+"""Control datagrams a second whose signatures are checked: 100 us each, and up to seven times as much for a publisher
+that has changed its key. Announcements by publishers that count have so many, and so have others, and so has gone."""
 BEACON_RATE: Final = 500
 """Beacons a second that are looked at, of all shares: 20 shares in use."""
 CACHE_READERS: Final = 2
@@ -66,6 +78,20 @@ TREE_SECONDS: Final = 30.0
 UNHEARD_SECONDS: Final = 1.0
 """How long a share is waited for until it is asked whether something with a key is there."""
 INLINE_DECODE: Final = 128 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class TrustSettings:
+    """Which publishers the user believes."""
+
+    known: Path | None = None
+    """The file of known publishers; None: nothing is known from before, and nothing remembered."""
+    demanded: Fingerprint | None = None
+    """The only key that may publish; None: one for each share, see `mcfs.fetch.trust`."""
+    strict: bool = False
+    """Whether unknown publishers are refused."""
+    remember: bool = True
+    """Whether to write down whose shares are used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +109,7 @@ class ClientSettings:
     """Those to use whenever they exist; none: all that are suited."""
     keys: tuple[ShareKeys, ...] = ()
     """Share keys. With some, and without `catalogue`, a share that has none of them is not heard."""
+    trust: TrustSettings = TrustSettings()
 
 
 class _Waiter:
@@ -103,7 +130,7 @@ async def open_client(
 ) -> AsyncIterator[Client]:
     """A running client; leaving the context leaves all groups and finishes writing the cache.
 
-    Raises OSError if the socket cannot be opened.
+    Raises OSError if the socket cannot be opened, UserError if the file of known publishers cannot be read.
     """
     client = Client(settings, clock)
     try:
@@ -119,14 +146,16 @@ class Client:
     def __init__(self, settings: ClientSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._clock = clock
+        self._known, self._trust = _known_publishers(settings.trust)
+        self._keeper: Keeper | None = None
         self._receiver = Receiver(settings.port)
         self._cache = Cache.open(settings.cache_dir)
-        self._shares = ShareTable(settings.timeout)
         self._keyring = Keyring(settings.keys, settings.scope)
         self._keyed_group = addressing.keyed_group(settings.scope)
         self._keyed_waiters = 0
         self._keyed_heard = False
         """Whether something with a key was heard since somebody waits for a share."""
+        self._shares = ShareTable(settings.timeout, self._trust)
         limits = Limits(
             timeout=settings.timeout,
             max_wait=settings.max_wait,
@@ -150,7 +179,16 @@ class Client:
         self._news = trio.Event()
         self._wake = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
+        self._used: set[bytes] = set()
+        """Shares whose publishers are remembered, because somebody looked into them."""
+        self._pinnings: dict[bytes, trio.Event] = {}
+        self._share_names: dict[Group, bytes] = {}
+        """Whose channel it is."""
+        self._waited: dict[bytes, list[str]] = {}
+        """What would have been said of shares that somebody waits for: he is told first."""
         self._control_budget = _Budget(CONTROL_RATE)
+        self._stranger_budget = _Budget(CONTROL_RATE)
+        self._gone_budget = _Budget(CONTROL_RATE)
         self._beacon_budget = _Budget(BEACON_RATE)
         self._followers = TreeFollowers()
         self._readers: WorkerPool[Load, tuple[Load, Buffer | None]] | None = None
@@ -163,25 +201,59 @@ class Client:
     def shares(self) -> Mapping[bytes, Announcement]:
         return self._shares.announcements()
 
+    def publishers(self) -> list[tuple[Announcement, Standing]]:
+        """All that was heard, also what does not count."""
+        return self._shares.listing()
+
     async def wait_share(self, name: bytes, timeout: float) -> Announcement:  # noqa: ASYNC109 - see Backend
+        """Raises TimedOut; Untrusted if only others were heard than may publish it; NoKey, or WrongKey, if the share may be
+        one of those that were heard and have another key."""
+        if not self._settings.catalogue:
+            self._shares.want(name)
         channels = self._keyring.channels(name, only_keyed=not self._settings.catalogue)
+        self._share_names.update(dict.fromkeys(channels, name))
         held = [channel for channel in channels if self._hold(channel)]
-        with trio.move_on_after(timeout):
-            with trio.move_on_after(UNHEARD_SECONDS):
-                return await self._first_announcement(name)
-            with self._listening_for_keyed():
-                return await self._first_announcement(name)
+        remarks = self._waited.setdefault(name, [])
+        try:
+            if (share := await self._heard_within(name, timeout)) is not None:
+                for remark in remarks:
+                    log.warning("%s", remark)
+                return share.announcement
+        finally:
+            self._waited.pop(name, None)
         if self._settings.catalogue:  # who tries names must not fill the tables: the catalogue brings what there is
-            for channel in held:
-                self._memberships.release(channel, now=self._clock())
-                self._keyring.forget(channel)
+            self._release(held)
+        if (refusal := self._shares.refusal(name)) is not None:
+            raise Untrusted(refusal)
         self._check_keyed(name)
         raise TimedOut(f"share {name.decode(errors='replace')!r} was not heard within {timeout:g} s")
 
-    async def _first_announcement(self, name: bytes) -> Announcement:
-        while (share := self._shares.get(name)) is None:
-            await self._news.wait()
-        return share.announcement
+    async def _heard_within(self, name: bytes, seconds: float) -> Share | None:
+        with trio.move_on_after(seconds):
+            with trio.move_on_after(UNHEARD_SECONDS):
+                return await self._believed(name)
+            with self._listening_for_keyed():
+                return await self._believed(name)
+        return None
+
+    def _release(self, channels: Iterable[Group]) -> None:
+        for channel in channels:
+            self._memberships.release(channel, now=self._clock())
+            self._keyring.forget(channel)
+            self._share_names.pop(channel, None)
+
+    async def _believed(self, name: bytes) -> Share:
+        """A share that was heard; if it is the one that the client is for, its publisher is written down."""
+        while True:
+            while (share := self._shares.get(name)) is None:
+                await self._news.wait()
+            if self._settings.catalogue:
+                return share
+            self._use(name)
+            if (writing := self._pinnings.get(name)) is not None:
+                await writing.wait()
+            if self._shares.get(name) is share:
+                return share
 
     @contextlib.contextmanager
     def _listening_for_keyed(self) -> Iterator[None]:
@@ -205,6 +277,7 @@ class Client:
         raise WrongKey(text) if self._keyring else NoKey(text)
 
     async def entries(self, share: bytes, content: ObjectRef | tuple[Entry, ...]) -> tuple[Entry, ...]:
+        self._use(share)
         if isinstance(content, tuple):
             return content
         known = self._listings.get(content)
@@ -217,7 +290,9 @@ class Client:
 
     def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
         self._follow_tree(share, entry, upcoming)
+        self._use(share)
         channel = self._keyring.channel(share, self._keys_of(share))
+        self._share_names[channel] = share
         if self._memberships.hold_share(channel, now=self._clock()):
             self._wake.set()
         if entry.extent is not None:
@@ -367,6 +442,8 @@ class Client:
         self._token = trio.lowlevel.current_trio_token()
         self._readers = WorkerPool("cache-read", CACHE_READERS, self._load, self._wake_from_thread)
         self._writer = WorkerPool("cache-write", 1, self._store, self._wake_from_thread)
+        if self._known is not None and self._settings.trust.remember:
+            self._keeper = Keeper(self._known, self._wake_from_thread)
         if self._settings.catalogue:
             for channel in self._keyring.catalogues():
                 self._hold(channel)
@@ -381,7 +458,7 @@ class Client:
     def close(self) -> None:
         """Leave all groups; finish writing."""
         self._receiver.close()
-        for pool in (self._readers, self._writer):
+        for pool in (self._readers, self._writer, self._keeper):
             if pool is not None:
                 pool.close()
         self._cache.close()
@@ -408,18 +485,26 @@ class Client:
             self._fetcher.handle_timeout(now=now)
             self._fetcher.repace(self._tree.group, now=now)
             self._memberships.repeat(now=now)
+            for announcement in self._shares.settle(now=now):
+                self._live(announcement, now)
+                self._tell_news()
             self._pump(now)
             due = self._next_timeout(self._clock())
             with trio.move_on_after(max(0.0, due)):
                 await self._wake.wait()
 
     def _next_timeout(self, now: float) -> float:
-        times = (self._memberships.next_timeout(), self._fetcher.next_timeout(now=now))
+        times = (
+            self._memberships.next_timeout(),
+            self._shares.next_timeout(),
+            self._fetcher.next_timeout(now=now),
+        )
         return min((t for t in times if t is not None), default=now + 60.0) - now
 
     def _pump(self, now: float) -> None:
         """Move what the cores have to say to where it belongs."""
         tree = self._tree
+        self._pump_trust(now)
         for event in self._fetcher.events():
             tree.assembled(event, now=now) if isinstance(event, Assembled) else tree.failed(event, now=now)
         assert self._readers is not None
@@ -463,8 +548,8 @@ class Client:
             try:
                 datagram = self._keyring.open_untrusted(run.group, row.tobytes())
                 kind, body = wire.control_untrusted(datagram)
-                if kind == wire.ANNOUNCEMENT and self._control_budget.take(now):
-                    self._announced(decode_announcement_untrusted(body), run, now)
+                if kind == wire.ANNOUNCEMENT:
+                    self._announced(body, run, now)
                 elif kind == wire.BEACON and self._beacon_budget.take(now):
                     groups = decode_beacon_untrusted(body, run.group[:2])
                     self._ahead.named(groups, wire.hold_untrusted(datagram), now=now)
@@ -474,39 +559,61 @@ class Client:
             except BadDatagram:
                 self._fetcher.counters.bad_datagrams += 1
 
-    def _announced(self, announcement: Announcement, run: Run, now: float) -> None:
-        self._memberships.heard(run.group, now=now)
-        announcement = replace(announcement, keys=self._keyring.keys_of(run.group))
+    def _announced(self, body: bytes, run: Run, now: float) -> None:
+        """Raises BadDatagram."""
+        counts = self._shares.counts(claimed_publisher_untrusted(body))
+        if not (self._control_budget if counts else self._stranger_budget).take(now):
+            return
+        announcement = replace(decode_announcement_untrusted(body), keys=self._keyring.keys_of(run.group))
+        if self._share_names.get(run.group, announcement.name) != announcement.name:
+            raise BadDatagram("in the channel of another share")
         known = self._shares.get(announcement.name)
         if known is not None and known.announcement.keys != announcement.keys:
             return  # a share of that name with another key, or without: the first one has it
-        if self._shares.announced(announcement, run.ifindex, now=now):
-            self._news.set()
-            self._news = trio.Event()
-        share = self._shares.get(announcement.name)
-        if share is not None and share.last_heard == now:
-            if announcement.addresses:
-                server = announcement.publisher + announcement.addresses[0]
-                self._fetcher.paces.announced(announcement.name, server, announcement.rate, now=now)
-            self._fetcher.announced(announcement.name, share.period, now=now)
-            self._tell_pace(announcement.name)
+        settles = self._shares.next_timeout()
+        heard = self._shares.announced(announcement, run.ifindex, now=now)
+        if heard.live:
+            self._memberships.heard(run.group, now=now)
+            self._live(announcement, now)
+        if heard.news:
+            self._tell_news()
+        elif settles != self._shares.next_timeout():
+            self._wake.set()
+
+    def _live(self, announcement: Announcement, now: float) -> None:
+        """The publisher of a share has announced it just now."""
+        name = announcement.name
+        share = self._shares.get(name)
+        if share is None:
+            return
+        if announcement.addresses:
+            server = announcement.publisher + announcement.addresses[0]
+            self._fetcher.paces.announced(name, server, announcement.rate, now=now)
+        self._fetcher.announced(name, share.period, now=now)
+        self._tell_pace(name)
+
+    def _tell_news(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
 
     def _gone(self, group: Group, datagram: bytes, now: float) -> None:
         origin = self._fetcher.origin_of(group)
         share = self._shares.get(origin) if origin is not None else None
         try:
-            if share is not None and share.announcement.keys is not None:
+            if origin is None or share is None:
+                raise BadDatagram("gone: of no share")
+            if share.announcement.keys is not None:
                 datagram = open_control_untrusted(datagram, share.announcement.keys, group)
-            if not self._control_budget.take(now):
-                return
             kind, body = wire.control_untrusted(datagram)
-            if kind != wire.GONE:
-                raise BadDatagram("not gone")
-            key, named, _ = decode_gone_untrusted(body)
+            if kind != wire.GONE or not self._shares.is_publisher(origin, claimed_publisher_untrusted(body)):
+                raise BadDatagram("gone: not by the publisher")
+            if not self._gone_budget.take(now):
+                return
+            _, named, time_ms = decode_gone_untrusted(body)
         except BadDatagram:
             self._fetcher.counters.bad_datagrams += 1
             return
-        if named == group and share is not None and key == share.announcement.publisher:
+        if named == group and self._shares.gone(origin, group, time_ms):
             self._fetcher.gone(group, now=now)
 
     # --- membership ---
@@ -528,6 +635,52 @@ class Client:
     def _keys_of(self, origin: bytes) -> ShareKeys | None:
         share = self._shares.get(origin)
         return share.announcement.keys if share is not None else None
+
+    def _use(self, name: bytes) -> None:
+        """Somebody looks into a share: from now on its publisher and its version are remembered."""
+        share = self._shares.get(name)
+        if name in self._used or share is None:
+            return
+        self._used.add(name)
+        if self._keeper is not None:
+            if self._trust.demanded is None and name not in self._trust.pins:
+                self._pin(name, share.pin, None)
+            self._keeper.raise_floor(name, share.pin.fingerprint, share.floor)
+
+    def _pin(self, name: bytes, pin: Pin, before: Fingerprint | None) -> None:
+        if self._keeper is not None:
+            self._pinnings.setdefault(name, trio.Event())
+            self._keeper.pin(name, pin, before=before)
+
+    def _pump_trust(self, now: float) -> None:
+        """Write down, and say, what has come out about publishers."""
+        for event in self._shares.events():
+            match event:
+                case Remark():
+                    self._remark(event)
+                case KeyChanged():
+                    log.warning("%s", self._trust.changed(event.name, event.before, event.pin.fingerprint))
+                    known = event.name in self._trust.pins or event.name in self._used
+                    if known and self._trust.demanded is None:
+                        self._pin(event.name, event.pin, event.before)
+                case VersionRaised() if event.name in self._used and self._keeper is not None:
+                    share = self._shares.get(event.name)
+                    if share is not None:
+                        self._keeper.raise_floor(event.name, share.pin.fingerprint, share.floor)
+        if self._keeper is None:
+            return
+        self._keeper.raise_due(now=now)
+        for done in self._keeper.take():
+            self._shares.pinned(done.name, done.pin, shown=self._settings.catalogue)
+            if (writing := self._pinnings.pop(done.name, None)) is not None:
+                writing.set()
+
+    def _remark(self, remark: Remark) -> None:
+        waited = None if self._settings.catalogue else self._waited.get(remark.name)
+        if waited is None:
+            log.warning("%s", remark.text)
+        else:
+            waited.append(remark.text)
 
     def _is_down(self, origin: bytes) -> bool:
         return self._shares.is_down(origin, self._fetcher.last_heard(origin), now=self._clock())
@@ -625,6 +778,14 @@ class FileReader:
     def close(self) -> None:
         """What was asked for ahead is kept."""
         self._client.end_stream(self)
+
+
+def _known_publishers(settings: TrustSettings) -> tuple[KnownPublishers | None, Trust]:
+    """Raises UserError."""
+    if settings.known is None:
+        return None, Trust(settings.demanded, settings.strict)
+    known = KnownPublishers(settings.known)
+    return known, known.load(demanded=settings.demanded, strict=settings.strict)
 
 
 def _cut(data: list[memoryview], base: int, start: int, length: int) -> bytes | memoryview:

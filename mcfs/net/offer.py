@@ -34,11 +34,14 @@ MAX_COORDINATED: Final = 128
 class Offer:
     """The newest announcement of each share, without what differs from link to link."""
 
-    def __init__(self, settings: ServerSettings, key: SigningKey) -> None:
+    def __init__(self, settings: ServerSettings, key: SigningKey, links: tuple[bytes, ...] = ()) -> None:
+        """`links` lead from the publisher's former keys to `key` (`mcfs.protocol.succession`)."""
         self.catalogue = addressing.catalogue_group(settings.scope)
         self._settings = settings
         self._key = key
         self._publisher = bytes(key.verify_key)
+        self._links = links
+        self._signed_at: dict[bytes, int] = {}
         self._announcements: dict[bytes, Announcement] = {}
         self._keys: dict[bytes, ShareKeys] = {}
         self._keys_of: dict[Group, ShareKeys] = {}
@@ -74,7 +77,7 @@ class Offer:
         addresses = (port.interface.link_local, port.transmitter.source(self.catalogue))
         complete = Announcement(
             announcement.version,
-            _unix_ms(),
+            self._later(name),
             announcement.entry,
             announcement.owners,
             announcement.total_bytes,
@@ -82,6 +85,7 @@ class Offer:
             port.rate,
             tuple(dict.fromkeys(address for address in addresses if address)),
             math.ceil(carousel.period) if carousel else 0,
+            links=self._links,
         )
         datagram = wire.control(wire.ANNOUNCEMENT, encode_announcement(complete, self._key))
         if len(datagram) > MAX_CONTROL:  # names of users may be of any length, and nobody needs them
@@ -121,6 +125,12 @@ class Offer:
         channel = self._sealed(addressing.senders_group(self._publisher, name, self._settings.scope, keys), keys)
         if content is not None and (channel in link.senders or len(link.senders.channels) < MAX_COORDINATED):
             link.senders.publish(channel, name, content, now=now)
+
+    def _later(self, name: bytes) -> int:
+        """The time, in ms, but later than that of what was said of this share before, whatever is done to the clock:
+        what is not later is taken for a recording."""
+        self._signed_at[name] = max(_unix_ms(), self._signed_at.get(name, 0) + 1)
+        return self._signed_at[name]
 
     def _share_group(self, name: bytes) -> Group:
         keys = self._keys.get(name)

@@ -73,13 +73,16 @@ class Server:
         settings: ServerSettings,
         signing_key: SigningKey,
         *,
+        links: tuple[bytes, ...] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Opens the sockets of the interfaces that there are now. Raises OSError if none can be opened, PermissionError
+        """`links` lead from the publisher's former keys to `signing_key` (`mcfs.protocol.succession`).
+
+        Opens the sockets of the interfaces that there are now. Raises OSError if none can be opened, PermissionError
         without CAP_NET_RAW."""
         self._settings = settings
         self._clock = clock
-        self._offer = Offer(settings, signing_key)
+        self._offer = Offer(settings, signing_key, links)
         self._links = Links(store, self._offer, settings, clock)
         self._wake = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None

@@ -24,6 +24,7 @@ from mcfs.protocol.catalog import (
 )
 from mcfs.protocol.errors import BadDatagram, BadObject
 from mcfs.protocol.ids import MAX_OBJECT_SIZE, Group, ObjectRef
+from mcfs.protocol.succession import LINK_SIZE, MAX_LINKS
 
 if TYPE_CHECKING:
     from mcfs.protocol.keys import ShareKeys
@@ -57,6 +58,8 @@ class Announcement:
     """Ed25519 public key, 32 bytes; filled in by decoding."""
     keys: ShareKeys | None = field(default=None, kw_only=True)
     """Those of the channel that it came in; filled in by whoever received it."""
+    links: tuple[bytes, ...] = ()
+    """How the publisher came by its key, oldest first; the signatures in them are not checked (see `succession`)."""
 
     @property
     def name(self) -> bytes:
@@ -72,6 +75,7 @@ class Announcement:
 
 _U63 = Annotated[int, msgspec.Meta(ge=0, le=MAX_OBJECT_SIZE)]
 _Address = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+_Link = Annotated[bytes, msgspec.Meta(min_length=LINK_SIZE, max_length=LINK_SIZE)]
 
 
 class _Sealed(msgspec.Struct, array_like=True, frozen=True):
@@ -89,6 +93,7 @@ class _Signed(msgspec.Struct, array_like=True, frozen=True):
     rate: _U63
     addresses: Annotated[list[_Address], msgspec.Meta(max_length=MAX_ADDRESSES)]
     period: Annotated[int, msgspec.Meta(ge=0, le=MAX_PERIOD)] = 0
+    links: Annotated[list[_Link], msgspec.Meta(max_length=MAX_LINKS)] = []
 
 
 class _Gone(msgspec.Struct, array_like=True, frozen=True):
@@ -107,7 +112,8 @@ def encode_announcement(announcement: Announcement, key: SigningKey) -> bytes:
     top = encode_listing([a.entry], a.owners)
     addresses = list(a.addresses[:MAX_ADDRESSES])
     period = min(MAX_PERIOD, a.period)
-    signed = _Signed(a.version, a.time_ms, top, a.total_bytes, a.total_files, a.rate, addresses, period)
+    links = list(a.links[-MAX_LINKS:])
+    signed = _Signed(a.version, a.time_ms, top, a.total_bytes, a.total_files, a.rate, addresses, period, links)
     return _seal(_ANNOUNCEMENT_CONTEXT, msgspec.msgpack.encode(signed), key)
 
 
@@ -131,6 +137,7 @@ def decode_announcement_untrusted(body: bytes) -> Announcement:
         tuple(signed.addresses),
         signed.period,
         key,
+        tuple(signed.links),
     )
 
 
@@ -156,6 +163,15 @@ def decode_gone_untrusted(body: bytes) -> tuple[bytes, Group, int]:
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadDatagram(f"gone: {error}") from None
     return key, Group(gone.group), gone.time_ms
+
+
+def claimed_publisher_untrusted(body: bytes) -> bytes:
+    """The key that the body of an announcement or a gone says it is signed with, before a check of the signature, which
+    takes a hundred times as long. Raises BadDatagram."""
+    try:
+        return _sealed.decode(body).key
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadDatagram(f"signature: {error}") from None
 
 
 def _seal(context: bytes, message: bytes, key: SigningKey) -> bytes:

@@ -8,6 +8,7 @@
     ├── BadNode          assembled bytes that do not hash to what the tree says (the sender's fault)
     ├── NotAvailable     the node cannot be had now (nobody's fault)
     │   ├── TimedOut         nothing was heard of it in time
+    │   │   └── Untrusted        its share was heard, but not from a publisher that may publish it
     │   ├── ShareDown        nothing was heard of its share for longer than the time-out
     │   ├── Gone             the server says that it can no longer produce it
     │   └── NoKey            it is not heard, and something is that needs a key which was not given
@@ -40,6 +41,10 @@ class NotAvailable(McfsError):
 
 class TimedOut(NotAvailable):
     """Nothing was heard of the node within the time-out."""
+
+
+class Untrusted(TimedOut):
+    """The share was heard, but not from a publisher that may publish it; one line that says what to do."""
 
 
 class ShareDown(NotAvailable):

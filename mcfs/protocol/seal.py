@@ -39,7 +39,7 @@ _LENGTH: Final = 2
 _HEADER: Final = wire.CONTROL_HEADER.pack(wire.VERSION, wire.SEALED, 0)
 _BOX_AT: Final = len(_HEADER) + SecretBox.NONCE_SIZE
 _PADDED: Final = (640, 1184)
-"""Bytes in the box: an announcement with any name, and what fits a packet of 1,280 bytes."""
+"""Bytes in the box: an announcement with any name and no links, and what fits a packet of 1,280 bytes."""
 MAX_CONTROL: Final = _PADDED[-1] - _LENGTH
 """Bytes of the longest control datagram, without its seal."""
 SEALED_SIZES: Final = frozenset(_BOX_AT + SecretBox.MACBYTES + size for size in _PADDED)

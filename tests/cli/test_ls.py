@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mcfs.cli.ls import Style, entry_table, list_place, share_table
+from mcfs.fetch.shares import Standing
 from mcfs.net.client import ClientSettings
 from mcfs.protocol.catalog import Attributes, LinkEntry
 from mcfs.protocol.errors import UserError
+from mcfs.protocol.publisher import fingerprint, format_fingerprint
 from tests.fuse.fakes import Directory, FakeBackend, File, Item, Link
 
 PLAIN = Style(human=False, escape=False)
@@ -29,12 +32,15 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
 
 
 def test_shares(backend: FakeBackend) -> None:
-    lines = share_table(list(backend.announcements.values()), Style(human=True, escape=True))
+    known, new = replace(backend.announcements[b"data"], publisher=b"p" * 32), backend.announcements[b"image"]
+    lines = share_table([(known, Standing.KNOWN), (new, Standing.NEW)], Style(human=True, escape=True))
     assert [line.split()[:4] for line in lines] == [
         ["NAME", "KIND", "FILES", "BYTES"],
         ["data", "dir", lines[1].split()[2], "2.0K"],
         ["image", "file", lines[2].split()[2], "4.9K"],
     ]
+    assert lines[1].split()[-2:] == ["known", format_fingerprint(fingerprint(b"p" * 32))]
+    assert lines[2].split()[-2] == "new"
 
 
 def test_nothing_heard_is_nothing_printed() -> None:

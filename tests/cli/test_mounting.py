@@ -50,7 +50,8 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 
 def environment(tmp_path: Path, **more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "CACHE_DIRECTORY": str(tmp_path / "cache"), **more}
+    places = {"CACHE_DIRECTORY": str(tmp_path / "cache"), "STATE_DIRECTORY": str(tmp_path / "state")}
+    return {**os.environ, "PYTHONPATH": str(ROOT), **places, **more}
 
 
 def run(place: Path, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -255,7 +256,7 @@ def helpers(tmp_path: Path) -> Path:
     for name in ("mcfs", "mount.mcfs"):
         script = directory / name
         script.write_text(
-            f"#!/bin/sh\nPYTHONPATH={ROOT} CACHE_DIRECTORY={tmp_path}/cache"
+            f"#!/bin/sh\nPYTHONPATH={ROOT} CACHE_DIRECTORY={tmp_path}/cache STATE_DIRECTORY={tmp_path}/state"
             f' exec {sys.executable} -m tests.cli.with_fake_client {name} "$@"\n'
         )
         script.chmod(script.stat().st_mode | stat.S_IXUSR)

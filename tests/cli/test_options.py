@@ -18,6 +18,7 @@ from mcfs.cli.options import (
     unescape_value,
 )
 from mcfs.protocol.errors import UserError
+from mcfs.protocol.publisher import fingerprint, format_fingerprint
 
 TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=20)
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-.", min_size=1, max_size=15)
@@ -41,6 +42,10 @@ SETTINGS = st.builds(
     noexec=st.booleans(),
     keyfile=st.lists(PATHS, max_size=3).map(tuple),
     password_file=st.lists(PATHS, max_size=2).map(tuple),
+    known_publishers=st.none()
+    | TEXT.map(lambda text: Path("/") / text.strip("/")).filter(lambda path: ".." not in path.parts),
+    publisher_key=st.none() | st.binary(min_size=32, max_size=32).map(lambda key: format_fingerprint(fingerprint(key))),
+    strict=st.booleans(),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -11,12 +12,14 @@ import pytest
 from mcfs.fetch.batches import TICK
 from mcfs.fetch.fetcher import SILENCE, SILENT_PLACES, Fetcher, Limits
 from mcfs.fetch.shares import ShareTable
+from mcfs.fetch.trust import Pin, Trust
 from mcfs.net.memberships import MIN_GROUPS, Memberships
 from mcfs.net.receive import Joined
 from mcfs.net.reconcile import Plan, Update, plan
 from mcfs.protocol.announce import Announcement
 from mcfs.protocol.catalog import Attributes, FileEntry, Owners
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Node, ObjectRef
+from mcfs.protocol.publisher import fingerprint
 from tests.net.test_reconcile import ETH0, ETH1
 
 if TYPE_CHECKING:
@@ -59,9 +62,10 @@ class Client:
 
     def __init__(self, *interfaces: Interface, room: int = 1000, max_groups: int = 64) -> None:
         self.now = 0.0
+        self.times = itertools.count(1)
         self.kernel = FakeKernel(*interfaces, room=room)
         self.fetcher = Fetcher(Limits(max_groups=max_groups))
-        self.shares = ShareTable(30.0)
+        self.shares = ShareTable(30.0, Trust(pins={ORIGIN: Pin(fingerprint(ANNOUNCED.publisher))}))
         receiver = cast("Receiver", self.kernel)
         self.memberships = Memberships(receiver, self.fetcher, self.shares, interfaces)
         self.memberships.hold(CONTROL, now=0.0)
@@ -86,7 +90,8 @@ class Client:
 
     def announce(self, *interfaces: Interface) -> None:
         for interface in interfaces:
-            self.shares.announced(ANNOUNCED, interface.index, now=self.now)
+            said = replace(ANNOUNCED, time_ms=next(self.times))
+            self.shares.announced(said, interface.index, now=self.now)
 
 
 def node(index: int) -> Group:

@@ -42,6 +42,12 @@ def capable(missing: list[str]) -> None:
         pytest.skip(f"needs {', '.join(missing)}")
 
 
+@pytest.fixture(autouse=True)
+def place_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a command remembers when it is not told where: not in this machine's own files."""
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state-of-commands"))
+
+
 @pytest.fixture
 def make_lab(capable: None) -> Iterator[LabMaker]:
     """Makes labs as `Lab(prefix, ...)` does; they end with the test."""

@@ -15,6 +15,11 @@ What has to look at a mount for longer than a moment does so in a process of its
     python -m tests.netlab.harness read-for FILE SECONDS
     python -m tests.netlab.harness send-garbage PID (noise | forged | tagged)
     python -m tests.netlab.harness hear-queries INTERFACE
+    python -m tests.netlab.harness record-announcement SHARE FILE
+    python -m tests.netlab.harness repeat-announcement SHARE FILE
+    python -m tests.netlab.harness announce-forgeries SHARE
+    python -m tests.netlab.harness record-gone PID FILE
+    python -m tests.netlab.harness repeat-gone FILE
 """
 
 from __future__ import annotations
@@ -35,18 +40,25 @@ import subprocess
 import sys
 import sysconfig
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from nacl.signing import SigningKey
+
 from mcfs.cli.lab import INTERFACE, Host, Lab
 from mcfs.cli.options import escape_value
 from mcfs.net.listeners import ReportReader
-from mcfs.protocol import mld
+from mcfs.net.receive import Receiver
+from mcfs.protocol import mld, wire
+from mcfs.protocol.addressing import SITE_LOCAL, catalogue_group, share_group
+from mcfs.protocol.announce import Announcement, encode_announcement
+from mcfs.protocol.catalog import Attributes, DirectoryEntry, Owners
+from mcfs.protocol.ids import DEFAULT_BLOCK_SIZE, Digest, ObjectRef
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 ROOT: Final = Path(__file__).parents[2]
 MIB: Final = 1 << 20
@@ -206,8 +218,9 @@ class Site:
 
     def mount(self, host: Host, share: str | None, *, cache: Path | None = None, **options: object) -> Mounted:
         """Mounts a share, or all; returns when the mount serves. An option that is True is a flag, one that is None is
-        left out."""
-        options = {"iface": INTERFACE, **options}
+        left out. Each mount has a file of known publishers of its own, since each server has a new key."""
+        known = self.directory / f"known-publishers-{next(self._serial)}"
+        options = {"iface": INTERFACE, "known_publishers": known, **options}
         mounted = Mounted(host, self.new_directory("mount"), cache or self.new_directory("cache"))
         given = {name: value for name, value in options.items() if value is not None}
         words = [name if value is True else f"{name}={escape_value(str(value))}" for name, value in given.items()]
@@ -423,6 +436,86 @@ def hear_queries(interface: str) -> None:
                     print(socket.inet_ntop(socket.AF_INET6, envelope.source), flush=True)
 
 
+def record_announcement(share: str, file: str) -> None:
+    """Writes the first announcement that comes in a share's channel to a file."""
+    with closing(Receiver(PORT)) as receiver:
+        receiver.join(_share_group(share), socket.if_nametoindex(INTERFACE))
+        while select.select([receiver.socket], [], []):
+            for run in receiver.receive() or ():
+                for row in run.rows():
+                    if row[1] == wire.ANNOUNCEMENT:
+                        Path(file).write_bytes(row.tobytes())
+                        return
+
+
+def repeat_announcement(share: str, file: str) -> None:
+    """Sends a datagram again and again into a share's channel, until it is killed."""
+    _send_for_ever(share, itertools.repeat(Path(file).read_bytes()), 0.1)
+
+
+def record_gone(pid: str, file: str) -> None:
+    """Joins what the host of process `pid` joins; writes the first gone that comes, behind its group, to a file."""
+    index = socket.if_nametoindex(INTERFACE)
+    joined: set[str] = set()
+    with closing(Receiver(PORT)) as receiver:
+        print("ready", flush=True)
+        while True:
+            new = {group for group in groups_joined(pid) if group.startswith("ff15")} - joined
+            for group in new:
+                receiver.join(socket.inet_pton(socket.AF_INET6, group), index)
+            joined |= new
+            select.select([receiver.socket], [], [], 0.005)
+            for run in receiver.receive() or ():
+                gone = next((row.tobytes() for row in run.rows() if row[1] == wire.GONE), None)
+                if gone is not None:
+                    Path(file).write_bytes(run.group + gone)
+                    return
+
+
+def repeat_gone(file: str) -> None:
+    """Sends it again and again to its group, until it is killed."""
+    recorded = Path(file).read_bytes()
+    group = socket.inet_ntop(socket.AF_INET6, recorded[:16])
+    udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    print("ready", flush=True)
+    while True:
+        with suppress(OSError):
+            udp.sendto(recorded[16:], (group, PORT, 0, socket.if_nametoindex(INTERFACE)))
+        time.sleep(0.001)
+
+
+def announce_forgeries(share: str) -> None:
+    """Announces a share, and shares of other names, each time as another publisher, until it is killed."""
+    _send_for_ever(share, _forged_announcements(os.fsencode(share)), 0.0005)
+
+
+def _forged_announcements(share: bytes) -> Iterator[bytes]:
+    content = ObjectRef(1000, DEFAULT_BLOCK_SIZE, Digest(bytes(32)))
+    for number in itertools.count(1):
+        key = SigningKey(number.to_bytes(32))
+        for name in (share, b"forged %d" % number):
+            entry = DirectoryEntry(name, Attributes(0o755, 0, 0, 0), content)
+            said = Announcement(1 << 62, 1 << 62, entry, Owners(), 0, 0, 10**9, ())
+            yield wire.control(wire.ANNOUNCEMENT, encode_announcement(said, key))
+
+
+def _send_for_ever(share: str, datagrams: Iterable[bytes], pause: float) -> None:
+    """Into the channel of a share, and into that of all shares."""
+    index = socket.if_nametoindex(INTERFACE)
+    groups = [socket.inet_ntop(socket.AF_INET6, group) for group in (_share_group(share), catalogue_group(SITE_LOCAL))]
+    udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    print("ready", flush=True)
+    for datagram in datagrams:
+        for group in groups:
+            with suppress(OSError):
+                udp.sendto(datagram, (group, PORT, 0, index))
+        time.sleep(pause)
+
+
+def _share_group(share: str) -> bytes:
+    return share_group(os.fsencode(share), SITE_LOCAL)
+
+
 COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "compare": compare,
     "read-at-random": read_at_random,
@@ -430,6 +523,11 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "read-for": read_for,
     "send-garbage": send_garbage,
     "hear-queries": hear_queries,
+    "record-announcement": record_announcement,
+    "repeat-announcement": repeat_announcement,
+    "announce-forgeries": announce_forgeries,
+    "record-gone": record_gone,
+    "repeat-gone": repeat_gone,
 }
 
 if __name__ == "__main__":

@@ -54,7 +54,9 @@ def test_a_line_of_fstab(make_lab: Callable[..., Lab], helpers: Path, tmp_path: 
     (source / "sub").mkdir(parents=True)
     (source / "sub" / "file").write_bytes(b"over the network\n" * 10_000)
     mountpoint.mkdir()
-    fstab.write_text(f"data {mountpoint} {type_} {OPTIONS},cache_dir={tmp_path}/cache 0 0\n")
+    fstab.write_text(
+        f"data {mountpoint} {type_} {OPTIONS},cache_dir={tmp_path}/cache,known_publishers={tmp_path}/known 0 0\n"
+    )
     lab.server.popen(
         [sys.executable, "-m", "mcfs.cli.serve", "--state-dir", str(tmp_path / "state"), str(source)], cwd=ROOT
     )

@@ -36,6 +36,7 @@ class Pair:
         self.servers: list[tuple[Host, Serving]] = []
         key = site.new_directory("key") / "key"
         key.write_bytes(bytes(range(32)))
+        key.chmod(0o600)
         self.options = ("--name", "data", "--signing-key", str(key), *options)
         for host, directory in zip(hosts, (self.source.parent, other), strict=True):
             self.servers.append((host, site.serve(host, directory, options=self.options)))

@@ -16,6 +16,7 @@ from mcfs.protocol import announce, wire
 from mcfs.protocol.announce import (
     MAX_PERIOD,
     Announcement,
+    claimed_publisher_untrusted,
     decode_announcement_untrusted,
     decode_gone_untrusted,
     encode_announcement,
@@ -33,10 +34,12 @@ from mcfs.protocol.catalog import (
 )
 from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.ids import MAX_OBJECT_SIZE, Digest, Group, ObjectRef
+from mcfs.protocol.succession import MAX_LINKS
 
 from .hostile import BOMBS, mutated, patient, with_bomb
 
 KEY: Final = SigningKey(bytes(range(32)))
+LINK: Final = bytes(range(160))
 OTHER_KEY: Final = SigningKey(bytes(32))
 PUBLISHER: Final = bytes(KEY.verify_key)
 REF: Final = ObjectRef(1000, 1 << 20, Digest(bytes(range(32))))
@@ -81,6 +84,7 @@ announcements = st.builds(
     addresses,
     st.integers(0, MAX_PERIOD),
     st.just(PUBLISHER),
+    st.lists(st.just(LINK), max_size=MAX_LINKS).map(tuple),
 )
 
 PASSED_OVER: Final = [pytest.param(bomb, id=name) for name, bomb in BOMBS.items()]
@@ -126,6 +130,7 @@ class TestAnnouncement:
             entry=dataclasses.replace(TOP, name=b"x" * 255),
             owners=Owners({1000: b"u" * 32}, {100: b"g" * 32}),
             addresses=(ADDRESS,) * 4,
+            links=(LINK,) * MAX_LINKS,
         )
         datagram = wire.control(wire.ANNOUNCEMENT, encode_announcement(long, KEY))
         assert len(datagram) <= wire.MIN_MTU - wire.IPV6_UDP_OVERHEAD
@@ -166,8 +171,19 @@ class TestAnnouncement:
         with pytest.raises(BadDatagram):
             decode_announcement_untrusted(announcement_of(1, 1, top_of(TOP), 1, 1, 1, [], value))
 
+    @pytest.mark.parametrize("value", [[LINK] * (MAX_LINKS + 1), [LINK[1:]], [LINK + b"x"], [None], [[]], None, LINK])
+    def test_links_that_are_none(self, value: object) -> None:
+        with pytest.raises(BadDatagram):
+            decode_announcement_untrusted(announcement_of(1, 1, top_of(TOP), 1, 1, 1, [], 0, value))
+
+    def test_the_claimed_key_is_that_of_the_signature(self) -> None:
+        assert (
+            claimed_publisher_untrusted(encode_announcement(ANNOUNCEMENT, OTHER_KEY)) == OTHER_KEY.verify_key.encode()
+        )
+        assert claimed_publisher_untrusted(encode_gone(GROUP, 1, KEY)) == PUBLISHER
+
     def test_elements_of_a_later_format_are_passed_over(self) -> None:
-        body = announcement_of(1, 1, top_of(TOP), 1, 1, 1, [], 5, {b"later": [1.5]})
+        body = announcement_of(1, 1, top_of(TOP), 1, 1, 1, [], 5, [], {b"later": [1.5]})
         assert decode_announcement_untrusted(body).entry == TOP
 
 
@@ -217,6 +233,8 @@ class TestSignature:
 class TestHostile:
     @pytest.mark.parametrize("bomb", BOMBS.values(), ids=list(BOMBS))
     def test_bombs(self, bomb: bytes) -> None:
+        with pytest.raises(BadDatagram):
+            claimed_publisher_untrusted(bomb)
         for decode in (decode_announcement_untrusted, decode_gone_untrusted):
             with pytest.raises(BadDatagram):
                 decode(bomb)
@@ -244,7 +262,7 @@ class TestHostile:
     @patient
     @given(st.binary(max_size=300))
     def test_anything_raises_nothing_else(self, data: bytes) -> None:
-        for decode in (decode_announcement_untrusted, decode_gone_untrusted):
+        for decode in (decode_announcement_untrusted, decode_gone_untrusted, claimed_publisher_untrusted):
             with contextlib.suppress(BadDatagram):
                 decode(data)
 

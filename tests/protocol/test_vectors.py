@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from hashlib import blake2b
 from pathlib import Path
@@ -18,8 +19,10 @@ from hypothesis import strategies as st
 from nacl.pwhash import argon2id
 from nacl.secret import SecretBox
 from nacl.signing import SigningKey
+from nacl.exceptions import BadSignatureError
+from nacl.signing import SigningKey, VerifyKey
 
-from mcfs.protocol import addressing, fec, ids, merkle, probe, wire
+from mcfs.protocol import addressing, fec, ids, merkle, probe, succession, wire
 from mcfs.protocol.addressing import Addresser, Coordinate
 from mcfs.protocol.announce import (
     Announcement,
@@ -42,6 +45,7 @@ from mcfs.protocol.catalog import (
 from mcfs.protocol.ids import Digest, Node, ObjectRef
 from mcfs.protocol.keys import ShareKeys, keys_of_file, keys_of_password
 from mcfs.protocol.seal import NodeSeal, open_control_untrusted, seal_control
+from mcfs.protocol.publisher import fingerprint
 
 from .hostile import patient
 
@@ -56,6 +60,7 @@ SMALL: Final = bytes(range(100))
 LARGE: Final = bytes(65536) + b"mcfs"
 KEY: Final = SigningKey(bytes(range(32)))
 SHARE_KEYS: Final = keys_of_file(SMALL)
+OLD_KEY: Final = SigningKey(bytes(range(32, 64)))
 SECOND: Final = 1_000_000_000
 SIGNED_AT: Final = 1_767_225_600
 """2026-01-01 00:00:00 UTC."""
@@ -107,6 +112,12 @@ def vectors() -> dict[str, Vectors]:
         },
         "beacon": {"datagram": wire.control(wire.BEACON, encode_beacon([group, page_group])).hex()},
         "gone": {"datagram": wire.control(wire.GONE, encode_gone(group, SIGNED_AT * 1000, KEY)).hex()},
+        "link": {
+            "old seed": bytes(OLD_KEY).hex(),
+            "old public key": bytes(OLD_KEY.verify_key).hex(),
+            "link": succession.make_link(OLD_KEY, KEY).hex(),
+            "fingerprint of the old key": fingerprint(bytes(OLD_KEY.verify_key)).hex(),
+        },
         "probe object": {
             "first bytes": probe.probe_content()[:32].hex(),
             **_ref(probe.probe_object()),
@@ -311,6 +322,16 @@ class TestPseudoCode:
         assert self.CODE["group_address"](name, kind, pace, index, scope) == group
         assert self.CODE["coordinate"](name, group) == (kind, pace, index)
 
+    def test_follows(self) -> None:
+        keys = [SigningKey(bytes([n]) * 32) for n in range(4)]
+        public = [bytes(key.verify_key) for key in keys]
+        links = succession.make_chain(keys[:3])
+        for chain in (links, links[1:], links[:1], links[::-1], (), (links[0][:159] + b"x", links[1])):
+            for publisher, ancestor in itertools.product(public, public):
+                expected = succession.is_successor_untrusted(chain, publisher, fingerprint(ancestor))
+                assert self.CODE["follows"](chain, publisher, ancestor, _verify) == expected
+        assert self.CODE["follows"](links, public[2], public[0], _verify)
+
     @patient
     @given(st.integers(1, 16 << 20), st.integers(1280, 9000))
     def test_symbol_size(self, length: int, mtu: int) -> None:
@@ -334,6 +355,14 @@ class TestPseudoCode:
     def test_share_keys_of_files_and_passwords(self) -> None:
         assert self.CODE["of_key_file"](SMALL) == SHARE_KEYS.secret
         assert self.CODE["of_password"](b"password") == keys_of_password(b"password").secret
+
+
+def _verify(key: bytes, message: bytes, signature: bytes) -> bool:
+    try:
+        VerifyKey(key).verify(message, signature)
+    except (BadSignatureError, ValueError):
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -175,6 +175,7 @@ def _from_servers(bench: Bench, count: int, *, kill: bool) -> tuple[int, float]:
         source = random_file(data(place) / "file", size)
         key = place.directory / "key"
         key.write_bytes(random.Random(6).randbytes(32))
+        key.chmod(0o600)
         hosts = sorted((place.lab.server, second), key=lambda host: IPv6Address(place.lab.link_local(host)))[:count]
         words = ("--signing-key", str(key), "--rate", "500M")
         servers = [place.serve(host, source.parent, options=words) for host in hosts]
