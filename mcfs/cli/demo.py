@@ -276,7 +276,8 @@ class Demo:
         for directory in (client.mountpoint, client.cache, client.copy):
             directory.mkdir(parents=True)
         share = [] if self._data.is_file else [self._data.share]
-        options = ["-i", INTERFACE, "-o", f"cache_dir={escape_value(str(client.cache))}"]
+        # What is copied is our own, so that all its links are to be the same in the copy.
+        options = ["-i", INTERFACE, "-o", f"symlinks=keep,cache_dir={escape_value(str(client.cache))}"]
         argv = [sys.executable, "-m", "mcfs.cli.main", "mount", *options, "--", *share, str(client.mountpoint)]
         self._lab.track_mount(client.mountpoint)
         done = client.host.run(argv, timeout=START_DEADLINE, check=False)

@@ -169,6 +169,7 @@ def _client_settings(request: Request) -> ClientSettings:
 
 
 def _fuse_settings(request: Request) -> FuseSettings:
+    from mcfs.fuse.links import Symlinks
     from mcfs.fuse.settings import FuseSettings
 
     options = request.options
@@ -181,6 +182,7 @@ def _fuse_settings(request: Request) -> FuseSettings:
         noxattr=options.noxattr,
         entry_timeout=options.entry_timeout,
         timeout=options.timeout,
+        symlinks=Symlinks(options.symlinks),
         kernel_options=frozenset({"noexec"} if options.noexec else ()),
         debug=options.debug,
     )

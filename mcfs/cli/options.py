@@ -41,6 +41,7 @@ class MountOptions:
     entry_timeout: float = 1.0
     debug: bool = False
     noexec: bool = False
+    symlinks: str = "contain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ OPTIONS: Final = (
     Option("entry_timeout", values.parse_seconds, "SECONDS", "How long the kernel keeps names and attributes (1)."),
     Option("debug", None, "", "Stay in the foreground and print what happens."),
     Option("noexec", None, "", "No program on the file system may be run."),
+    Option("symlinks", values.parse_symlinks, "WHAT", "Links that lead out of their share: contain, keep, hide."),
 )
 BY_NAME: Final = {option.name: option for option in OPTIONS}
 

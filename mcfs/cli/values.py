@@ -19,8 +19,11 @@ import click
 from mcfs.protocol.addressing import SCOPES
 from mcfs.protocol.announce import MAX_SHARE_NAME
 from mcfs.protocol.ids import MAX_BLOCK_SIZE, MIN_BLOCK_SIZE, is_block_size
+from mcfs.protocol.printable import printable
 from mcfs.protocol.wire import MIN_MTU
 from mcfs.serve.querier import MAX_QUERY_INTERVAL, MIN_QUERY_INTERVAL
+
+__all__ = ["printable"]  # the way in which all commands print names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +38,7 @@ MAX_SECONDS: Final = 10 * 365 * 86400
 _RATE_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZE_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _NUMBER: Final = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([kmgt]?)(i?b?|bit|bit/s|bps)", re.ASCII | re.IGNORECASE)
+SYMLINKS: Final = ("contain", "keep", "hide")
 _SCOPE_NAMES: Final = {"realm": 3, "admin": 4, "site": 5, "organization": 8, "global": 14}
 """RFC 7346 section 2."""
 
@@ -160,6 +164,13 @@ def parse_interfaces(text: str) -> tuple[str, ...]:
     return names
 
 
+def parse_symlinks(text: str) -> str:
+    """What becomes of symbolic links: see `mcfs.fuse.links`."""
+    if text not in SYMLINKS:
+        raise ValueError(f"{text!r} is not one of {', '.join(SYMLINKS)}")
+    return text
+
+
 def parse_share_name(text: str) -> bytes:
     """The name of a share: what can be the name of a directory entry."""
     name = os.fsencode(text)
@@ -206,28 +217,3 @@ def format_rate(rate: int) -> str:
         if rate >= factor:
             return f"{rate / factor:.3g} {unit}bit/s" if rate < 1000 * factor else f"{rate / factor:.0f} {unit}bit/s"
     return f"{rate} bit/s"
-
-
-def printable(name: bytes) -> str:
-    """A name that is safe on a terminal and can be read back: escapes as `ls -b` writes them."""
-    return "".join(_escape(character) for character in os.fsdecode(name))
-
-
-def _escape(character: str) -> str:
-    if character in _ESCAPES:
-        return _ESCAPES[character]
-    if character.isprintable() and not "\udc80" <= character <= "\udcff":
-        return character
-    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
-
-
-_ESCAPES: Final = {
-    "\\": "\\\\",
-    " ": "\\ ",
-    "\n": "\\n",
-    "\t": "\\t",
-    "\r": "\\r",
-    "\a": "\\a",
-    "\b": "\\b",
-    "\f": "\\f",
-}

@@ -9,10 +9,8 @@ consistent.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import time
-from collections import OrderedDict
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -23,6 +21,7 @@ from mcfs.fetch.ahead import ReadAhead
 from mcfs.fetch.batches import hurry
 from mcfs.fetch.cache import Cache
 from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, Limits
+from mcfs.fetch.listings import Listings
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
 from mcfs.fetch.shares import ShareTable
@@ -35,9 +34,10 @@ from mcfs.net.receive import Receiver, Run
 from mcfs.protocol import addressing, merkle, wire
 from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, decode_gone_untrusted
 from mcfs.protocol.beacon import decode_beacon_untrusted
-from mcfs.protocol.catalog import MAX_LISTING_SIZE, Entry, FileEntry, Listing, decode_listing_untrusted
-from mcfs.protocol.errors import BadDatagram, BadNode, BadObject, NotAvailable, TimedOut
+from mcfs.protocol.catalog import Entry, FileEntry, Listing, decode_listing_untrusted
+from mcfs.protocol.errors import BadDatagram, BadNode, NotAvailable, TimedOut
 from mcfs.protocol.ids import Group, Node, ObjectRef
+from mcfs.protocol.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -51,8 +51,6 @@ log = logging.getLogger(__name__)
 
 TURN: Final = 0.004
 """Seconds of receiving after which leaves, deadlines and FUSE replies get their turn."""
-MAX_LISTING_BYTES: Final = 32 << 20
-"""Encoded bytes of the listings that are kept decoded."""
 CONTROL_RATE: Final = 200
 """Control datagrams a second whose signatures are checked: 100 us each."""
 BEACON_RATE: Final = 500
@@ -128,8 +126,7 @@ class Client:
         )
         self._waiters: dict[Node, _Waiter] = {}
         self._memberships = Memberships(self._receiver, self._fetcher, self._shares, settings.interfaces)
-        self._listings: OrderedDict[ObjectRef, tuple[Entry, ...]] = OrderedDict()
-        self._listing_bytes = 0
+        self._listings = Listings()
         self._news = trio.Event()
         self._wake = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -152,18 +149,13 @@ class Client:
             while (share := self._shares.get(name)) is None:
                 await self._news.wait()
             return share.announcement
-        raise TimedOut(f"share {name.decode(errors='replace')!r} was not heard within {timeout:g} s")
+        raise TimedOut(f"share {printable(name)!r} was not heard within {timeout:g} s")
 
     async def entries(self, share: bytes, content: ObjectRef | tuple[Entry, ...]) -> tuple[Entry, ...]:
         if isinstance(content, tuple):
             return content
         known = self._listings.get(content)
-        if known is not None:
-            self._listings.move_to_end(content)
-            return known
-        entries = await self._fetch_listing(share, content)
-        self._keep_listing(content, entries)
-        return entries
+        return known if known is not None else await self._fetch_listing(share, content)
 
     def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
         self._follow_tree(share, entry, upcoming)
@@ -272,20 +264,17 @@ class Client:
     # --- listings ---
 
     async def _fetch_listing(self, share: bytes, ref: ObjectRef) -> tuple[Entry, ...]:
-        listing = await self._decode(await self._object(share, ref))
-        if not listing.parts:
-            return listing.entries
-        for part in listing.parts:
-            self.prefetch([Node(part, 0, 0)], share)
-        entries: list[Entry] = []
-        for part in listing.parts:
-            inner = await self._decode(await self._object(share, part))
-            if inner.parts:
-                raise BadObject("a part of a listing has parts")
-            entries += inner.entries
-        if any(a.name >= b.name for a, b in itertools.pairwise(entries)):
-            raise BadObject("parts of a listing out of order")
-        return tuple(entries)
+        """In max_wait, however many parts there are, each of which may come just in time."""
+
+        async def read(object_: ObjectRef) -> Listing:
+            return await self._decode(await self._object(share, object_))
+
+        longest = self.max_wait(share)
+        try:
+            with trio.fail_after(longest):
+                return await self._listings.fetch(ref, read, lambda part: self.prefetch([Node(part, 0, 0)], share))
+        except trio.TooSlowError:
+            raise TimedOut(f"directory not complete after {longest:g} s") from None
 
     async def _decode(self, data: Buffer) -> Listing:
         view = memoryview(data)
@@ -294,20 +283,11 @@ class Client:
         return await trio.to_thread.run_sync(decode_listing_untrusted, view)
 
     async def _object(self, share: bytes, ref: ObjectRef) -> Buffer:
-        if ref.size > MAX_LISTING_SIZE:
-            raise BadObject(f"listing of {ref.size} bytes")
         nodes = [Node(ref, 0, index) for index in range(ref.geometry.counts[0])]
         for node in nodes:
             self.ask(node, share)
         parts = [await self.node(node, share) for node in nodes]
         return parts[0] if len(parts) == 1 else b"".join(bytes(part) for part in parts)
-
-    def _keep_listing(self, ref: ObjectRef, entries: tuple[Entry, ...]) -> None:
-        self._listings[ref] = entries
-        self._listing_bytes += ref.size
-        while self._listing_bytes > MAX_LISTING_BYTES and len(self._listings) > 1:
-            oldest, _ = self._listings.popitem(last=False)
-            self._listing_bytes -= oldest.size
 
     # --- running ---
 
@@ -467,7 +447,7 @@ class Client:
         if reception is None or reception.pace == reception.told:
             return
         told, reception.told = reception.told, reception.pace
-        share = name.decode(errors="backslashreplace")
+        share = printable(name)
         if not reception.reason:
             hint = f"the receive buffer is small (sysctl net.core.rmem_max={64 << 20})"
             log.warning("%s: %s, so data come at 1/%d of the rate", share, hint, 2**reception.pace)

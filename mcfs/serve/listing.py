@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from mcfs.protocol.catalog import (
     INLINE_SIZE,
     MAX_DEPTH,
+    MAX_ENTRIES,
     PART_SIZE,
     SPLIT_SIZE,
     Attributes,
@@ -37,6 +38,9 @@ _CONTENT: Final = 46
 _OBJECT: Final = 46
 """Of a triple in the table of objects."""
 _MAX_INLINED: Final = MAX_DEPTH - 1
+_MAX_PART: Final = 1 << 20
+"""Weight after which a part ends in any case. Whoever may choose names could choose such that no part ever ends, and a
+client refuses a listing that is too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,15 @@ class Item:
     """About its encoded length in bytes, with all that is inlined in it."""
     levels: int = 0
     """Directories inlined in each other, this one included."""
+    entries: int = 1
+    """How many it makes in its parent: itself, and what is inlined in it."""
+
+
+class TooLarge(Exception):
+    """A directory of more entries than a client takes."""
+
+    def __init__(self) -> None:
+        super().__init__(f"more than {MAX_ENTRIES:,} entries")
 
 
 class ListingBuilder:
@@ -59,16 +72,19 @@ class ListingBuilder:
         self._owners = owners
 
     def directory(self, name: bytes, attributes: Attributes, items: Sequence[Item]) -> Item:
-        """A directory from its items, sorted by name: inlined if it is small and not too deep."""
+        """A directory from its items, sorted by name: inlined if it is small and not too deep. Raises TooLarge."""
         weight = sum(item.weight for item in items)
         levels = 1 + max((item.levels for item in items), default=0)
         if weight > INLINE_SIZE or levels > _MAX_INLINED:
             return Item(self.object(name, attributes, items), _ENTRY + len(name) + _OBJECT)
         entries = tuple(item.entry for item in items)
-        return Item(DirectoryEntry(name, attributes, entries), weight + _ENTRY + len(name), levels)
+        count = 1 + sum(item.entries for item in items)
+        return Item(DirectoryEntry(name, attributes, entries), weight + _ENTRY + len(name), levels, count)
 
     def object(self, name: bytes, attributes: Attributes, items: Sequence[Item]) -> DirectoryEntry:
-        """A directory whose listing is an object, however small."""
+        """A directory whose listing is an object, however small. Raises TooLarge."""
+        if sum(item.entries for item in items) > MAX_ENTRIES:
+            raise TooLarge
         parts = _cut(items) if sum(item.weight for item in items) > SPLIT_SIZE else [items]
         refs = [self._store(encode_listing([item.entry for item in part], self._owners)) for part in parts]
         content = refs[0] if len(refs) == 1 else self._store(encode_listing((), Owners(), refs))
@@ -85,11 +101,12 @@ def weigh(entry: FileEntry | LinkEntry) -> int:
 
 def _cut(items: Sequence[Item]) -> list[Sequence[Item]]:
     parts = []
-    start = 0
+    start = weight = 0
     for end, item in enumerate(items, 1):
-        if cut_after(item.entry.name, item.weight, PART_SIZE) or end == len(items):
+        weight += item.weight
+        if weight > _MAX_PART or cut_after(item.entry.name, item.weight, PART_SIZE) or end == len(items):
             parts.append(items[start:end])
-            start = end
+            start, weight = end, 0
     return parts
 
 

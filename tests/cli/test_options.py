@@ -39,6 +39,7 @@ SETTINGS = st.builds(
     entry_timeout=SECONDS,
     debug=st.booleans(),
     noexec=st.booleans(),
+    symlinks=st.sampled_from(("contain", "keep", "hide")),
 )
 
 
