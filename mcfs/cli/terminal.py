@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from mcfs.cli.exits import Exit, describe
-from mcfs.protocol.printable import without_controls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +19,11 @@ if TYPE_CHECKING:
 HELP_NAMES: Final = {"help_option_names": ["-h", "--help"]}
 SYSLOG: Final = "/dev/log"
 log: Final = logging.getLogger("mcfs")
+
+
+def without_controls(line: str) -> str:
+    """What moves no cursor and makes no further line, whatever name is in it: names are what others chose."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 class PlainFormatter(logging.Formatter):

@@ -19,11 +19,9 @@ import click
 from mcfs.protocol.addressing import SCOPES
 from mcfs.protocol.announce import MAX_SHARE_NAME
 from mcfs.protocol.ids import MAX_BLOCK_SIZE, MIN_BLOCK_SIZE, is_block_size
-from mcfs.protocol.printable import printable
+from mcfs.protocol.printable import printable as printable
 from mcfs.protocol.wire import MIN_MTU
 from mcfs.serve.querier import MAX_QUERY_INTERVAL, MIN_QUERY_INTERVAL
-
-__all__ = ["printable"]  # the way in which all commands print names
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -107,10 +107,11 @@ async def open_client(
 
 
 class Client:
-    def __init__(self, settings: ClientSettings, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: ClientSettings, clock: Callable[[], float], receiver: Receiver | None = None) -> None:
+        """`receiver` is what to receive with, if not with a socket of its own. Raises OSError."""
         self._settings = settings
         self._clock = clock
-        self._receiver = Receiver(settings.port)
+        self._receiver = receiver or Receiver(settings.port)
         self._cache = Cache.open(settings.cache_dir)
         self._shares = ShareTable(settings.timeout)
         limits = Limits(

@@ -1,37 +1,9 @@
-"""Names that others chose, made safe for terminals and logs.
-
-A name is any bytes but "/" and NUL. Printed as it is it could move the cursor, set the title of the terminal, turn the
-direction of writing, or pretend to be a further line of a log.
-"""
+"""Names, which are bytes, as text of one word that is safe on a terminal and can be read back."""
 
 from __future__ import annotations
 
-import os
+import re
 from typing import Final
-
-
-def printable(name: bytes) -> str:
-    """A name that is safe on a terminal and can be read back: escapes as `ls -b` writes them."""
-    return "".join(_escape(character) for character in os.fsdecode(name))
-
-
-def without_controls(text: str) -> str:
-    """A line of text in which what is not printable is escaped: for what contains names and is not one itself."""
-    if text.isprintable():
-        return text
-    return "".join(character if character in "\\ " else _escape(character) for character in text)
-
-
-def _escape(character: str) -> str:
-    if character in _ESCAPES:
-        return _ESCAPES[character]
-    # Not printable are also marks that turn the direction of writing, and the surrogates that stand for single bytes.
-    if character.isprintable():
-        return character
-    stands_for_byte = "\udc80" <= character <= "\udcff"  # as os.fsdecode gives them
-    encoded = bytes((ord(character) & 0xFF,)) if stands_for_byte else character.encode(errors="surrogatepass")
-    return "".join(f"\\{byte:03o}" for byte in encoded)
-
 
 _ESCAPES: Final = {
     "\\": "\\\\",
@@ -43,3 +15,40 @@ _ESCAPES: Final = {
     "\b": "\\b",
     "\f": "\\f",
 }
+_LETTERS: Final = {escape[1]: character for character, escape in _ESCAPES.items()}
+_ESCAPED: Final = re.compile(r"\\(?:([0-3][0-7]{2})|(.)|$)", re.ASCII | re.DOTALL)
+
+
+def printable(name: bytes) -> str:
+    """UTF-8, with escapes as `ls -b` writes them for what is not, and for what is not visible."""
+    return "".join(_escape(character) for character in name.decode("utf-8", "surrogateescape"))
+
+
+def one_word(name: bytes) -> str:
+    """As `printable`, but without blanks, and without `#` at the start: a word in a file with comments."""
+    text = printable(name).replace("\\ ", "\\040")
+    return "\\043" + text[1:] if text.startswith("#") else text
+
+
+def parse_printable(text: str) -> bytes:
+    """The reverse of `printable` and `one_word`. Raises ValueError for an escape that it does not write."""
+    out, end = bytearray(), 0
+    for match in _ESCAPED.finditer(text):
+        out += text[end : match.start()].encode()
+        end = match.end()
+        octal, letter = match.groups()
+        if octal:
+            out.append(int(octal, 8))
+        elif letter in _LETTERS:
+            out += _LETTERS[letter].encode()
+        else:
+            raise ValueError(f"{match[0]!r} is no escape")
+    return bytes(out + text[end:].encode())
+
+
+def _escape(character: str) -> str:
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    if character.isprintable() and not "\udc80" <= character <= "\udcff":
+        return character
+    return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogateescape"))
