@@ -28,7 +28,8 @@ class MountOptions:
     cache_dir: Path | None = None
     """None: the default of the user."""
     timeout: float = 30.0
-    max_wait: float = 300.0
+    max_wait: float | None = None
+    """None: 300 seconds, and longer for what is sent round and round."""
     max_groups: int = 64
     iface: tuple[str, ...] = ()
     """Names of interfaces; none means all that are suited."""

@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 
 TURN: Final = 0.004
 """Seconds of receiving after which leaves, deadlines and FUSE replies get their turn."""
+MAX_WAIT: Final = 300.0
+"""Seconds that a read may take at all."""
 CONTROL_RATE: Final = 200
 """Control datagrams a second whose signatures are checked: 100 us each."""
 BEACON_RATE: Final = 500
@@ -68,7 +70,8 @@ class ClientSettings:
     port: int = wire.DEFAULT_PORT
     scope: int = addressing.SITE_LOCAL
     timeout: float = 30.0
-    max_wait: float = 300.0
+    max_wait: float | None = None
+    """Seconds; None: MAX_WAIT, or three rounds of a server that sends everything round and round."""
     max_groups: int = DEFAULT_MAX_GROUPS
     catalogue: bool = True
     """Whether to listen for all shares, or only for those that `wait_share` names."""
@@ -116,7 +119,8 @@ class Client:
         self._shares = ShareTable(settings.timeout)
         limits = Limits(
             timeout=settings.timeout,
-            max_wait=settings.max_wait,
+            max_wait=settings.max_wait or MAX_WAIT,
+            firm=settings.max_wait is not None,
             max_groups=settings.max_groups,
             max_bytes=self._receiver.usable,
             hurry=hurry(jiffy()),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from inspect import iscoroutinefunction
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +14,9 @@ from tests.hostile.site import Site, open_site
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-    from pathlib import Path
+
+
+HERE = Path(__file__).parent
 
 
 def in_virtual_time(
@@ -23,7 +27,7 @@ def in_virtual_time(
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "site" in getattr(item, "fixturenames", ()):
+        if isinstance(item, pytest.Function) and item.path.is_relative_to(HERE) and iscoroutinefunction(item.obj):
             item.add_marker(pytest.mark.trio(run=in_virtual_time), append=False)
 
 

@@ -142,6 +142,11 @@ class Site:
         self.announced[share] = datagram
         self._send_announcement(datagram)
 
+    def receive(self, group: Group, datagram: bytes) -> None:
+        """A datagram comes in a channel, from the server's address."""
+        if group in self.receiver.joined:
+            self._deliver(group, np.frombuffer(datagram, dtype=np.uint8).reshape(1, -1))
+
     async def repeat_announcements(self) -> None:
         while True:
             await trio.sleep(1.0)
