@@ -16,7 +16,7 @@ import trio
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
 
-from mcfs.cli import terminal, values
+from mcfs.cli import privileges, terminal, values
 from mcfs.cli.exits import Exit
 from mcfs.cli.publisher import fingerprint, load_key, load_or_make_key
 from mcfs.net.allocator import keep_freed_memory
@@ -60,12 +60,14 @@ def run(request: ServeRequest, verbosity: int) -> int:
     with ExitStack() as stack:
         choice = _interfaces(request.interfaces)
         _print_interfaces(console, choice, request)
+        _restrict(request)
         index = stack.enter_context(Index.open(request.state_dir, request.block_size))
         key = load_key(request.signing_key) if request.signing_key else load_or_make_key(request.state_dir)
-        snapshots = [_scan(index, path, _share_name(request, path), console) for path in request.paths]
         store = NodeStore(index, scope=request.scope)
+        early = _open_server_for_good(store, choice, request, key) if request.fixed_interfaces else None
+        snapshots = [_scan(index, path, _share_name(request, path), console) for path in request.paths]
         store.replace(snapshots)
-        server = _open_server(store, choice, request, key)
+        server = early or _open_server(store, choice, request, key)
         server.publish({snapshot.name: _announcement(snapshot) for snapshot in snapshots})
         for snapshot in snapshots:
             _print_share(console, snapshot, fingerprint(key.verify_key))
@@ -73,6 +75,17 @@ def run(request: ServeRequest, verbosity: int) -> int:
         _write_status(request.state_dir, server)
         _print_summary(console, server)
     return Exit.OK
+
+
+def _restrict(request: ServeRequest) -> None:
+    """From here on with no more privileges than are needed. Raises UserError."""
+    if request.user is not None:
+        if os.geteuid() == 0:
+            privileges.own(request.state_dir, request.user)
+        privileges.become(request.user)
+        if not request.fixed_interfaces:
+            log.info("running as %s, with CAP_NET_RAW for interfaces that come later", request.user.pw_name)
+    privileges.confine()
 
 
 # --- interfaces ------------------------------------------------------------------------------------------------------
@@ -107,6 +120,7 @@ def _open_server(store: NodeStore, choice: Choice, request: ServeRequest, key: S
         querier=request.querier,
         query_interval=request.query_interval,
         interface_names=request.interfaces,
+        fixed_interfaces=request.fixed_interfaces,
         listeners=request.listeners,
         listeners_size=request.listeners_size,
     )
@@ -115,11 +129,18 @@ def _open_server(store: NodeStore, choice: Choice, request: ServeRequest, key: S
     except PermissionError:
         raise UserError(
             "mcfs-serve needs the capability CAP_NET_RAW to hear MLD reports: run it as root, or give it the "
-            "capability (systemd: AmbientCapabilities=CAP_NET_RAW)",
+            "capability (systemd: AmbientCapabilities=CAP_NET_RAW); without it --always works",
             Exit.PRIVILEGE,
         ) from None
     except OSError as error:
         raise UserError(f"cannot open the sockets: {error.strerror or error}") from None
+
+
+def _open_server_for_good(store: NodeStore, choice: Choice, request: ServeRequest, key: SigningKey) -> Server:
+    """Before the threads that hash, each of which would keep what this one had. Raises UserError."""
+    server = _open_server(store, choice, request, key)
+    privileges.give_up()
+    return server
 
 
 def _mtu(request: ServeRequest, interfaces: Sequence[Interface]) -> int:

@@ -138,6 +138,14 @@ def parse_gid(text: str) -> int:
     return _account(text, lambda name: getgrnam(name).gr_gid, "group")
 
 
+def parse_user(text: str) -> pwd.struct_passwd:
+    """A user by number or name, who has an entry in the user database."""
+    try:
+        return pwd.getpwuid(parse_uid(text))
+    except KeyError:
+        raise ValueError(f"there is no user {text!r}") from None
+
+
 def _account(text: str, number_of: Callable[[str], int], kind: str) -> int:
     if re.fullmatch(r"\d{1,10}", text, re.ASCII) and int(text) < 0xFFFFFFFF:
         return int(text)
@@ -188,6 +196,7 @@ MTU: Final = Value("bytes", parse_mtu)
 SCOPE: Final = Value("scope", parse_scope)
 SECONDS: Final = Value("seconds", parse_seconds)
 QUERY_INTERVAL: Final = Value("seconds", parse_query_interval)
+USER: Final = Value("user", parse_user)
 DIRECTORY: Final = Value("dir", parse_path)
 INTERFACES: Final = Value("iface", parse_interfaces)
 SHARE_NAME: Final = Value("name", parse_share_name)
