@@ -7,7 +7,6 @@ import shutil
 import stat
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ import pytest
 
 from mcfs.cli.lab import INTERFACE
 from tests.netlab.harness import MCFS, SERVE, Job, Serving, Site, random_file, same_bytes, wait_until
-from tests.netlab.unprivileged import USER, as_nobody, status, with_fuse
+from tests.netlab.unprivileged import USER, as_nobody, let_others_enter, status, with_fuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -226,9 +225,7 @@ def test_an_ordinary_user_cannot_unmount_for_others(make_site: SiteMaker, public
     site, directory = make_site(1), published(public)
     site.serve(site.lab.server, directory)
     mounted = site.mount(site.lab.clients[0], "data", allow_other=True)
-    for path in (mounted.path, *mounted.path.parents):
-        with suppress(OSError):
-            path.chmod(path.stat().st_mode | 0o005)
+    let_others_enter(mounted.path)
     job = site.start(mounted.host, [*as_nobody(), *MCFS, "umount", mounted.path])
     assert job.finish(DEADLINE) != 0
     assert os.path.ismount(mounted.path)

@@ -7,6 +7,7 @@ has it like.
 from __future__ import annotations
 
 import shlex
+import stat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +34,14 @@ def with_fuse(command: Sequence[str | Path], device: Path) -> Words:
     words = " ".join(shlex.quote(str(word)) for word in command)
     script = f"mount --bind {shlex.quote(str(device))} /dev/fuse && exec {words}"
     return ["unshare", "--mount", "sh", "-c", script]
+
+
+def let_others_enter(path: Path) -> None:
+    """The directories above a path, which pytest keeps to itself."""
+    for parent in path.parents:
+        mode = stat.S_IMODE(parent.stat().st_mode)
+        if not mode & stat.S_IXOTH:
+            parent.chmod(mode | stat.S_IXOTH)
 
 
 def status(pid: int) -> dict[str, str]:
