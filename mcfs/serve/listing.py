@@ -25,11 +25,10 @@ from mcfs.protocol.catalog import (
     cut_after,
     encode_listing,
 )
+from mcfs.protocol.ids import ObjectRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from mcfs.protocol.ids import ObjectRef
 
 _ENTRY: Final = 28
 """Encoded bytes of what all entries have, names of up to 31 bytes apart: tags, mode, owner, time."""
@@ -75,20 +74,30 @@ class ListingBuilder:
         """A directory from its items, sorted by name: inlined if it is small and not too deep. Raises TooLarge."""
         weight = sum(item.weight for item in items)
         levels = 1 + max((item.levels for item in items), default=0)
-        if weight > INLINE_SIZE or levels > _MAX_INLINED:
+        count = sum(item.entries for item in items)
+        if weight > INLINE_SIZE or levels > _MAX_INLINED or count > MAX_ENTRIES:
             return Item(self.object(name, attributes, items), _ENTRY + len(name) + _OBJECT)
         entries = tuple(item.entry for item in items)
-        count = 1 + sum(item.entries for item in items)
-        return Item(DirectoryEntry(name, attributes, entries), weight + _ENTRY + len(name), levels, count)
+        return Item(DirectoryEntry(name, attributes, entries), weight + _ENTRY + len(name), levels, 1 + count)
 
     def object(self, name: bytes, attributes: Attributes, items: Sequence[Item]) -> DirectoryEntry:
         """A directory whose listing is an object, however small. Raises TooLarge."""
-        if sum(item.entries for item in items) > MAX_ENTRIES:
+        if len(items) > MAX_ENTRIES:
             raise TooLarge
+        if sum(item.entries for item in items) > MAX_ENTRIES:
+            items = [self._apart(item) for item in items]
         parts = _cut(items) if sum(item.weight for item in items) > SPLIT_SIZE else [items]
         refs = [self._store(encode_listing([item.entry for item in part], self._owners)) for part in parts]
         content = refs[0] if len(refs) == 1 else self._store(encode_listing((), Owners(), refs))
         return DirectoryEntry(name, attributes, content)
+
+    def _apart(self, item: Item) -> Item:
+        """A directory that was to be inlined, as an object of its own: there are too many of them in one listing."""
+        entry = item.entry
+        if not isinstance(entry, DirectoryEntry) or isinstance(entry.content, ObjectRef):
+            return item
+        content = self._store(encode_listing(entry.content, self._owners))
+        return Item(DirectoryEntry(entry.name, entry.attributes, content), _ENTRY + len(entry.name) + _OBJECT)
 
 
 def weigh(entry: FileEntry | LinkEntry) -> int:
