@@ -132,6 +132,7 @@ class Client:
         self._waiters: dict[Node, _Waiter] = {}
         self._memberships = Memberships(self._receiver, self._fetcher, self._shares, settings.interfaces)
         self._listings = Listings()
+        self._fetching: dict[tuple[bytes, ObjectRef], trio.Event] = {}
         self._news = trio.Event()
         self._wake = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -159,6 +160,9 @@ class Client:
     async def entries(self, share: bytes, content: ObjectRef | tuple[Entry, ...]) -> tuple[Entry, ...]:
         if isinstance(content, tuple):
             return content
+        # One task fetches and decodes a directory for all: that takes memory as long as it is.
+        while (fetching := self._fetching.get((share, content))) is not None:
+            await fetching.wait()
         known = self._listings.get(content)
         return known if known is not None else await self._fetch_listing(share, content)
 
@@ -275,11 +279,15 @@ class Client:
             return await self._decode(await self._object(share, object_))
 
         longest = self.max_wait(share)
+        done = self._fetching[share, ref] = trio.Event()
         try:
             with trio.fail_after(longest):
                 return await self._listings.fetch(ref, read, lambda part: self.prefetch([Node(part, 0, 0)], share))
         except trio.TooSlowError:
             raise TimedOut(f"directory not complete after {longest:g} s") from None
+        finally:
+            del self._fetching[share, ref]
+            done.set()
 
     async def _decode(self, data: Buffer) -> Listing:
         view = memoryview(data)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-
-import pytest
+from typing import TYPE_CHECKING
 
 from mcfs.cli.terminal import PlainFormatter, report, without_controls
 from mcfs.protocol.errors import UserError
+
+if TYPE_CHECKING:
+    import pytest
 
 NASTY = "\x1b[2J\x1b]0;title\x07\r\n\x9b31m\u202e\udcff\ud800 name"
 

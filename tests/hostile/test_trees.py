@@ -169,6 +169,38 @@ async def test_many_long_directories_are_not_all_kept(site: Site) -> None:
     assert (await site.kernel.lookup(numbers[0], b"0000007")).st_size == 1
 
 
+async def test_many_who_look_into_a_long_directory_decode_it_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    await publish(site, listing(*(link(b"%05d" % n) for n in range(20_000))))
+    bad = await site.kernel.walk(b"evil/bad")
+    decoded = []
+    decode = site.client._decode
+
+    async def counting(data: bytes) -> catalog.Listing:
+        decoded.append(len(data))
+        await trio.sleep(1.0)
+        return await decode(data)
+
+    monkeypatch.setattr(site.client, "_decode", counting)
+    async with trio.open_nursery() as nursery:
+        for n in range(50):
+            nursery.start_soon(site.kernel.lookup, bad.st_ino, b"%05d" % n)
+    assert len(decoded) == 1
+    # One that fails fails for all of them, each in its own time.
+    await publish(site, made_up(1000))
+    start = trio.current_time()
+    errors = []
+
+    async def look() -> None:
+        errors.append(await failure(site.kernel.rows(bad.st_ino)))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(look)
+    assert errors == [errno.ETIMEDOUT] * 5
+    assert trio.current_time() - start <= MAX_WAIT + 1
+    await site.expect_honest()
+
+
 # --- time ------------------------------------------------------------------------------------------------------------
 
 
