@@ -203,6 +203,7 @@ def _known_publishers(remember: bool) -> Path | None:
 
 
 def _fuse_settings(request: Request) -> FuseSettings:
+    from mcfs.fuse.links import Symlinks
     from mcfs.fuse.settings import FuseSettings
 
     options = request.options
@@ -215,6 +216,7 @@ def _fuse_settings(request: Request) -> FuseSettings:
         noxattr=options.noxattr,
         entry_timeout=options.entry_timeout,
         timeout=options.timeout,
+        symlinks=Symlinks(options.symlinks),
         kernel_options=frozenset({"noexec"} if options.noexec else ()),
         debug=options.debug,
     )

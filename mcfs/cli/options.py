@@ -27,7 +27,8 @@ class MountOptions:
     cache_dir: Path | None = None
     """None: the default of the user."""
     timeout: float = 30.0
-    max_wait: float = 300.0
+    max_wait: float | None = None
+    """None: 300 seconds, and longer for what is sent round and round."""
     max_groups: int = 64
     iface: tuple[str, ...] = ()
     """Names of interfaces; none means all that are suited."""
@@ -47,6 +48,7 @@ class MountOptions:
     publisher_key: str | None = None
     """A fingerprint."""
     strict: bool = False
+    symlinks: str = "contain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ OPTIONS: Final = (
     Option("known_publishers", values.parse_path, "FILE", "Where publishers of shares are remembered."),
     Option("publisher_key", values.parse_publisher_key, "KEY|FILE", "The only publisher to believe, by its key."),
     Option("strict", None, "", "Refuse publishers that are not known."),
+    Option("symlinks", values.parse_symlinks, "WHAT", "Links that lead out of their share: contain, keep, hide."),
 )
 BY_NAME: Final = {option.name: option for option in OPTIONS}
 

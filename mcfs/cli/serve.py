@@ -21,6 +21,7 @@ from mcfs.serve.listening import DEFAULT_LISTENERS, KINDS, MAX_LISTENERS, MIN_LI
 from mcfs.serve.membership import QUERY_INTERVAL
 
 if TYPE_CHECKING:
+    import pwd
     from collections.abc import Sequence
 
     from mcfs.serve.listening import Kind
@@ -63,6 +64,10 @@ class ServeRequest:
     """Send everything round and round, whoever listens."""
     listeners: Kind
     listeners_size: int
+    user: pwd.struct_passwd | None = None
+    """Whom to become; None: stay who we are."""
+    fixed_interfaces: bool = False
+    """Serve no interface that comes later, so that no capability has to be kept."""
 
 
 @click.command(context_settings=terminal.HELP_NAMES)
@@ -166,6 +171,12 @@ class ServeRequest:
     metavar="N",
     help=f"Listeners on an interface, for --listeners bloom: groups times hosts ({DEFAULT_LISTENERS}).",
 )
+@click.option("--user", type=values.USER, metavar="USER", help="Become this user before any file is read; for root.")
+@click.option(
+    "--fixed-interfaces",
+    is_flag=True,
+    help="Serve the interfaces that are there at the start and no others; then no capability is kept.",
+)
 @click.option("-v", "--verbose", count=True, help="Say more; twice: debug.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
 def serve(
@@ -189,6 +200,8 @@ def serve(
     always: bool,
     listeners: Kind,
     listeners_size: int | None,
+    user: pwd.struct_passwd | None,
+    fixed_interfaces: bool,
     verbose: int,
     quiet: bool,
 ) -> int:
@@ -222,6 +235,8 @@ def serve(
         paths=absolute,
         listeners=listeners,
         listeners_size=listeners_size or DEFAULT_LISTENERS,
+        user=user,
+        fixed_interfaces=fixed_interfaces,
     )
     from mcfs.cli.serve_run import run
 

@@ -16,7 +16,7 @@ import trio
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
 
-from mcfs.cli import share_keys, terminal, values
+from mcfs.cli import privileges, share_keys, terminal, values
 from mcfs.cli.exits import Exit
 from mcfs.cli.publisher import fingerprint_of, load_key, load_or_make_key
 from mcfs.net.allocator import keep_freed_memory
@@ -62,19 +62,21 @@ def run(request: ServeRequest, verbosity: int) -> int:
     keep_freed_memory(KEPT_MEMORY)
     console = Console(stderr=True, quiet=verbosity < 0)
     names = [_share_name(request, path) for path in request.paths]
-    keys = share_keys.server_keys(names, request.keyfiles, request.password_files, prompt=request.ask_password)
     with ExitStack() as stack:
         choice = _interfaces(request.interfaces)
         _print_interfaces(console, choice, request)
+        _restrict(request)
+        keys = share_keys.server_keys(names, request.keyfiles, request.password_files, prompt=request.ask_password)
         index = stack.enter_context(Index.open(request.state_dir, request.block_size))
         key = load_key(request.signing_key) if request.signing_key else load_or_make_key(request.state_dir)
         links = _links(request, key)
         for previous in predecessors(links):
             console.print(f"the publisher had the key {format_fingerprint(previous)} before", highlight=False)
-        snapshots = [_scan(index, path, name, console) for path, name in zip(request.paths, names, strict=True)]
         store = NodeStore(index, scope=request.scope)
+        early = _open_server_for_good(store, choice, request, key, links) if request.fixed_interfaces else None
+        snapshots = [_scan(index, path, name, console) for path, name in zip(request.paths, names, strict=True)]
         store.replace(snapshots, keys)
-        server = _open_server(store, choice, request, key, links)
+        server = early or _open_server(store, choice, request, key, links)
         server.publish({snapshot.name: _announcement(snapshot) for snapshot in snapshots}, keys)
         for snapshot in snapshots:
             _check_clock(snapshot)
@@ -83,6 +85,17 @@ def run(request: ServeRequest, verbosity: int) -> int:
         _write_status(request.state_dir, server)
         _print_summary(console, server)
     return Exit.OK
+
+
+def _restrict(request: ServeRequest) -> None:
+    """From here on with no more privileges than are needed. Raises UserError."""
+    if request.user is not None:
+        if os.geteuid() == 0:
+            privileges.own(request.state_dir, request.user)
+        privileges.become(request.user)
+        if not request.fixed_interfaces:
+            log.info("running as %s, with CAP_NET_RAW for interfaces that come later", request.user.pw_name)
+    privileges.confine()
 
 
 # --- interfaces ------------------------------------------------------------------------------------------------------
@@ -127,6 +140,7 @@ def _open_server(
         querier=request.querier,
         query_interval=request.query_interval,
         interface_names=request.interfaces,
+        fixed_interfaces=request.fixed_interfaces,
         listeners=request.listeners,
         listeners_size=request.listeners_size,
     )
@@ -135,11 +149,20 @@ def _open_server(
     except PermissionError:
         raise UserError(
             "mcfs-serve needs the capability CAP_NET_RAW to hear MLD reports: run it as root, or give it the "
-            "capability (systemd: AmbientCapabilities=CAP_NET_RAW)",
+            "capability (systemd: AmbientCapabilities=CAP_NET_RAW); without it --always works",
             Exit.PRIVILEGE,
         ) from None
     except OSError as error:
         raise UserError(f"cannot open the sockets: {error.strerror or error}") from None
+
+
+def _open_server_for_good(
+    store: NodeStore, choice: Choice, request: ServeRequest, key: SigningKey, links: tuple[bytes, ...]
+) -> Server:
+    """Before the threads that hash, each of which would keep what this one had. Raises UserError."""
+    server = _open_server(store, choice, request, key, links)
+    privileges.give_up()
+    return server
 
 
 def _mtu(request: ServeRequest, interfaces: Sequence[Interface]) -> int:

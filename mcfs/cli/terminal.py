@@ -7,7 +7,7 @@ import logging.handlers
 import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 HELP_NAMES: Final = {"help_option_names": ["-h", "--help"]}
 SYSLOG: Final = "/dev/log"
 log: Final = logging.getLogger("mcfs")
+
+
+def without_controls(line: str) -> str:
+    """What moves no cursor and makes no further line, whatever name is in it: names are what others chose."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
+class PlainFormatter(logging.Formatter):
+    """Whatever a record contains, it moves no cursor and makes no further line; tracebacks keep their own lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return without_controls(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: ANN401 - as in the class above
+        return "\n".join(without_controls(line) for line in super().formatException(ei).split("\n"))
 
 
 def run(command: click.Command, program: str, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -50,7 +65,7 @@ def _reader_gone() -> int:
 def report(error: BaseException, program: str) -> int:
     """Print the line of an error; its traceback only where bugs are looked for. Returns the exit code."""
     line, code = describe(error)
-    print(f"{program}: {line}", file=sys.stderr, flush=True)
+    print(f"{program}: {without_controls(line)}", file=sys.stderr, flush=True)
     if code == Exit.INTERNAL or log.isEnabledFor(logging.DEBUG):
         log.debug("traceback", exc_info=error)
     return code
@@ -60,7 +75,7 @@ def log_to_stderr(program: str, level: int) -> None:
     """Log lines of at least `level` go to stderr."""
     handler = logging.StreamHandler()
     layout = "%(asctime)s %(name)s %(levelname)s: %(message)s" if level <= logging.DEBUG else f"{program}: %(message)s"
-    handler.setFormatter(logging.Formatter(layout))
+    handler.setFormatter(PlainFormatter(layout))
     _replace_handlers(handler, level)
 
 
@@ -69,7 +84,7 @@ def log_to_syslog(program: str, level: int) -> None:
     handler: logging.Handler = logging.NullHandler()
     with suppress(OSError):
         handler = logging.handlers.SysLogHandler(SYSLOG, logging.handlers.SysLogHandler.LOG_DAEMON)
-    handler.setFormatter(logging.Formatter(f"{program}[{os.getpid()}]: %(message)s"))
+    handler.setFormatter(PlainFormatter(f"{program}[{os.getpid()}]: %(message)s"))
     _replace_handlers(handler, level)
 
 

@@ -39,6 +39,7 @@ _RATE_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZE_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _NUMBER: Final = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([kmgt]?)(i?b?|bit|bit/s|bps)", re.ASCII | re.IGNORECASE)
 _MAX_KEY_FILE: Final = 65536
+SYMLINKS: Final = ("contain", "keep", "hide")
 _SCOPE_NAMES: Final = {"realm": 3, "admin": 4, "site": 5, "organization": 8, "global": 14}
 """RFC 7346 section 2."""
 
@@ -140,6 +141,14 @@ def parse_gid(text: str) -> int:
     return _account(text, lambda name: getgrnam(name).gr_gid, "group")
 
 
+def parse_user(text: str) -> pwd.struct_passwd:
+    """A user by number or name, who has an entry in the user database."""
+    try:
+        return pwd.getpwuid(parse_uid(text))
+    except KeyError:
+        raise ValueError(f"there is no user {text!r}") from None
+
+
 def _account(text: str, number_of: Callable[[str], int], kind: str) -> int:
     if re.fullmatch(r"\d{1,10}", text, re.ASCII) and int(text) < 0xFFFFFFFF:
         return int(text)
@@ -167,6 +176,13 @@ def parse_interfaces(text: str) -> tuple[str, ...]:
     if not names:
         raise ValueError(f"{text!r} names no network interface")
     return names
+
+
+def parse_symlinks(text: str) -> str:
+    """What becomes of symbolic links: see `mcfs.fuse.links`."""
+    if text not in SYMLINKS:
+        raise ValueError(f"{text!r} is not one of {', '.join(SYMLINKS)}")
+    return text
 
 
 def parse_share_name(text: str) -> bytes:
@@ -212,6 +228,7 @@ MTU: Final = Value("bytes", parse_mtu)
 SCOPE: Final = Value("scope", parse_scope)
 SECONDS: Final = Value("seconds", parse_seconds)
 QUERY_INTERVAL: Final = Value("seconds", parse_query_interval)
+USER: Final = Value("user", parse_user)
 DIRECTORY: Final = Value("dir", parse_path)
 FILE: Final = Value("file", parse_path)
 INTERFACES: Final = Value("iface", parse_interfaces)

@@ -94,6 +94,8 @@ class Limits:
     """Seconds of silence after which a node fails."""
     max_wait: float = 300.0
     """Seconds after which it fails whatever was heard."""
+    firm: bool = False
+    """Whether that holds also where a server says that it takes longer to send everything once."""
     max_groups: int = DEFAULT_MAX_GROUPS
     max_bytes: int = 16 << 20
     """Bytes joined and not yet received: half of the receive buffer."""
@@ -306,7 +308,8 @@ class Fetcher:
 
     def max_wait(self, origin: bytes) -> float:
         """Seconds after which a node of this origin fails whatever was heard."""
-        return max(self.limits.max_wait, ROUNDS * self._periods.get(origin, 0.0))
+        rounds = 0.0 if self.limits.firm else ROUNDS * self._periods.get(origin, 0.0)
+        return max(self.limits.max_wait, rounds)
 
     def last_heard(self, origin: bytes) -> float:
         """When a new symbol of this origin came last."""

@@ -39,6 +39,10 @@ class Backend(Protocol):
         """The entries of a directory sorted by name, fetched and verified. Raises NotAvailable, BadNode, BadObject."""
         ...
 
+    def max_wait(self, share: bytes) -> float:
+        """Seconds after which whatever is asked of a share has failed."""
+        ...
+
     def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
         """Open a file. `upcoming` gives the files that a reader of the whole tree would read next, in that order, and
         None now and then, so that looking for the next can be bounded."""

@@ -13,6 +13,7 @@ from mcfs.fuse import xattrs
 from mcfs.fuse.attributes import AttributeWriter
 from mcfs.fuse.errnos import translated
 from mcfs.fuse.inodes import DirectoryNode, FileNode, LinkNode, Node, SharesNode
+from mcfs.fuse.links import Symlinks, stays_inside
 from mcfs.fuse.readdir import DirectoryReader, OpenDirectory, parent_number
 from mcfs.fuse.readonly import ReadOnly
 from mcfs.fuse.tree import Tree, share_of
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _STATFS_BLOCK: Final = 4096
 _ANY_EXECUTE: Final = 0o111
+_MAX_COUNT: Final = (1 << 63) - 1
+"""What each share may claim to have of files; all of them together have to fit the same field."""
 
 
 class McfsOperations(ReadOnly):
@@ -44,7 +47,7 @@ class McfsOperations(ReadOnly):
         self._tree = Tree(backend, settings)
         self._table = self._tree.table
         self._attributes = AttributeWriter(settings)
-        self._directory_reader = DirectoryReader(self._table, self._attributes, self._tree.shown)
+        self._directory_reader = DirectoryReader(self._table, self._attributes, self._tree)
         self._handles = itertools.count(1)
         self._files: dict[int, FileReader] = {}
         self._directories: dict[int, OpenDirectory] = {}
@@ -74,6 +77,8 @@ class McfsOperations(ReadOnly):
         node = self._table.get(inode)
         if not isinstance(node, LinkNode):
             raise FUSEError(errno.EINVAL)
+        if self._settings.symlinks is Symlinks.CONTAIN and not stays_inside(node.path, node.entry.target):
+            raise FUSEError(errno.EPERM)
         return node.entry.target
 
     @translated
@@ -170,8 +175,8 @@ class McfsOperations(ReadOnly):
         announcements = self._counted()
         out = StatvfsData()
         out.f_bsize = out.f_frsize = _STATFS_BLOCK
-        out.f_blocks = -(-sum(a.total_bytes for a in announcements) // _STATFS_BLOCK)
-        out.f_files = sum(a.total_files for a in announcements)
+        out.f_blocks = min(_MAX_COUNT, -(-sum(a.total_bytes for a in announcements) // _STATFS_BLOCK))
+        out.f_files = min(_MAX_COUNT, sum(a.total_files for a in announcements))
         out.f_namemax = MAX_NAME
         return out
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mcfs.fuse.attributes import AttributeWriter
     from mcfs.fuse.inodes import DirectoryNode, EntryNode, InodeTable, Listing
-    from mcfs.protocol.catalog import Entry
+    from mcfs.fuse.tree import Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,10 @@ class OpenDirectory:
 class DirectoryReader:
     """Answers readdir with attributes (READDIRPLUS): `ls -l` then needs no further requests."""
 
-    def __init__(
-        self, table: InodeTable, attributes: AttributeWriter, shown: Callable[[EntryNode], tuple[Entry, int]]
-    ) -> None:
+    def __init__(self, table: InodeTable, attributes: AttributeWriter, tree: Tree) -> None:
         self._table = table
         self._attributes = attributes
-        self._shown = shown
+        self._tree = tree
         # One for all entries: the reply copies it at once, and there may be 100,000.
         self._scratch = attributes.blank()
 
@@ -57,8 +55,10 @@ class DirectoryReader:
         if start <= 1 and not readdir_reply(token, b"..", directory.parent, 2):
             return
         for position in range(max(start - 2, 0), len(directory.listing.entries)):
+            if self._tree.is_hidden(directory.listing.entries[position]):
+                continue
             node = directory.node(self._table, position)
-            self._attributes.write(self._scratch, node.number, self._shown(node)[0])
+            self._attributes.write(self._scratch, node.number, self._tree.shown(node)[0])
             if not readdir_reply(token, node.entry.name, self._scratch, position + 3):
                 return
             self._table.looked_up(node)

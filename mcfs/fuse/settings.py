@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mcfs.fuse.links import Symlinks
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FuseSettings:
@@ -25,6 +27,7 @@ class FuseSettings:
     """Seconds to wait for a name not heard of yet, in a mount of all shares, before it does not exist."""
     timeout: float = 30.0
     """Seconds to wait for the first announcement of `share` before ETIMEDOUT."""
+    symlinks: Symlinks = Symlinks.CONTAIN
     kernel_options: frozenset[str] = frozenset()
     """Mount options for the kernel, such as noexec or noatime."""
     debug: bool = False

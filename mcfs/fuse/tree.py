@@ -7,11 +7,15 @@ relies on that a comment says so.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
+
+import trio
 
 from mcfs.fuse.errnos import Stale
 from mcfs.fuse.inodes import ROOT, DirectoryNode, EntryNode, InodeTable, Listing, SharesNode
-from mcfs.protocol.catalog import Attributes, DirectoryEntry, Entry, FileEntry
+from mcfs.fuse.links import Symlinks
+from mcfs.protocol.catalog import Attributes, DirectoryEntry, Entry, FileEntry, LinkEntry
 from mcfs.protocol.errors import TimedOut
 
 if TYPE_CHECKING:
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
     from mcfs.fuse.settings import FuseSettings
     from mcfs.protocol.announce import Announcement
 
+MAX_LISTED: Final = 1 << 20
+"""Entries of directories that are kept at hand; one that is used after it was dropped is read from the cache again. The
+kernel may know directories by the thousand, each as long as its publisher likes."""
 UNHEARD: Final = -1
 """The version of a share's root before its first announcement."""
 _ROOT_MODE: Final = 0o555
@@ -37,6 +44,7 @@ class Tree:
         self._backend = backend
         self._settings = settings
         self.table = InodeTable(_root_node(settings.share))
+        self._listed = _Listed()
 
     # --- names -------------------------------------------------------------------------------------------------------
 
@@ -47,7 +55,12 @@ class Tree:
         listing = await self.listing(node)
         # No await from here on: the listing is the one of the node's version.
         position = listing.find(name)
-        return None if position is None else self.child(node, listing, position)
+        if position is None or self.is_hidden(listing.entries[position]):
+            return None
+        return self.child(node, listing, position)
+
+    def is_hidden(self, entry: Entry) -> bool:
+        return self._settings.symlinks is Symlinks.HIDE and isinstance(entry, LinkEntry)
 
     def child(self, directory: DirectoryNode, listing: Listing, position: int) -> EntryNode:
         entry = listing.entries[position]
@@ -77,10 +90,15 @@ class Tree:
 
         Raises NotAvailable, BadNode, BadObject; Stale if the newest version has no directory there.
         """
-        announcement = await self._announcement(share_of(node.path))
-        if node.version < announcement.version:
-            await self._follow(node, announcement)
-        return await self._entries(node)
+        share = share_of(node.path)
+        announcement = await self._announcement(share)
+        longest = self._backend.max_wait(share)
+        # However deep it is, and however often there is a new version meanwhile.
+        with trio.move_on_after(longest):
+            if node.version < announcement.version:
+                await self._follow(node, announcement)
+            return await self._entries(node)
+        raise TimedOut(f"directory not complete after {longest:g} s")
 
     async def _announcement(self, share: bytes) -> Announcement:
         announcement = self._backend.shares().get(share)
@@ -113,6 +131,7 @@ class Tree:
         while True:
             listing = node.listing
             if listing is not None:
+                self._listed.used(node)
                 return listing
             await self._load(node)
 
@@ -126,6 +145,7 @@ class Tree:
         # Another task may have done the same: the numbers of the first one count.
         if node.listing is None and node.entry.content == content:
             node.listing = self.table.number_listing(entries)
+            self._listed.add(node, len(entries))
 
     # --- what is known without the network ---------------------------------------------------------------------------
 
@@ -180,6 +200,27 @@ class Tree:
         if isinstance(node, DirectoryNode) and node.listing is not None and node.entry.content == entry.content:
             return node.listing.entries
         return ()
+
+
+class _Listed:
+    """The directories whose listings are at hand, least recently used first. Those of inlined directories are not
+    counted: their entries are part of the node's own."""
+
+    def __init__(self) -> None:
+        self._lengths: OrderedDict[DirectoryNode, int] = OrderedDict()
+        self._total = 0
+
+    def used(self, node: DirectoryNode) -> None:
+        if node in self._lengths:
+            self._lengths.move_to_end(node)
+
+    def add(self, node: DirectoryNode, length: int) -> None:
+        self._total += length - self._lengths.pop(node, 0)
+        self._lengths[node] = length
+        while self._total > MAX_LISTED and len(self._lengths) > 1:
+            oldest, its_length = self._lengths.popitem(last=False)
+            self._total -= its_length
+            oldest.listing = None
 
 
 def _root_node(share: bytes | None) -> SharesNode | DirectoryNode:

@@ -9,10 +9,8 @@ consistent.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import time
-from collections import OrderedDict
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -24,6 +22,7 @@ from mcfs.fetch.batches import hurry
 from mcfs.fetch.cache import Cache
 from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, Limits
 from mcfs.fetch.keyring import Keyring
+from mcfs.fetch.listings import Listings
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
 from mcfs.fetch.pinfile import KnownPublishers
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
@@ -44,9 +43,10 @@ from mcfs.protocol.announce import (
     decode_gone_untrusted,
 )
 from mcfs.protocol.beacon import decode_beacon_untrusted
-from mcfs.protocol.catalog import MAX_LISTING_SIZE, Entry, FileEntry, Listing, decode_listing_untrusted
-from mcfs.protocol.errors import BadDatagram, BadNode, BadObject, NoKey, NotAvailable, TimedOut, Untrusted, WrongKey
+from mcfs.protocol.catalog import Entry, FileEntry, Listing, decode_listing_untrusted
+from mcfs.protocol.errors import BadDatagram, BadNode, NoKey, NotAvailable, TimedOut, Untrusted, WrongKey
 from mcfs.protocol.ids import Group, Node, ObjectRef
+from mcfs.protocol.printable import printable
 from mcfs.protocol.seal import open_control_untrusted
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ log = logging.getLogger(__name__)
 
 TURN: Final = 0.004
 """Seconds of receiving after which leaves, deadlines and FUSE replies get their turn."""
-MAX_LISTING_BYTES: Final = 32 << 20
-"""Encoded bytes of the listings that are kept decoded."""
+MAX_WAIT: Final = 300.0
+"""Seconds that a read may take at all."""
 CONTROL_RATE: Final = 200
 """Control datagrams a second whose signatures are checked: 100 us each, and up to seven times as much for a publisher
 that has changed its key. Announcements by publishers that count have so many, and so have others, and so has gone."""
@@ -101,7 +101,8 @@ class ClientSettings:
     port: int = wire.DEFAULT_PORT
     scope: int = addressing.SITE_LOCAL
     timeout: float = 30.0
-    max_wait: float = 300.0
+    max_wait: float | None = None
+    """Seconds; None: MAX_WAIT, or three rounds of a server that sends everything round and round."""
     max_groups: int = DEFAULT_MAX_GROUPS
     catalogue: bool = True
     """Whether to listen for all shares, or only for those that `wait_share` names."""
@@ -143,12 +144,13 @@ async def open_client(
 
 
 class Client:
-    def __init__(self, settings: ClientSettings, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: ClientSettings, clock: Callable[[], float], receiver: Receiver | None = None) -> None:
+        """`receiver` is what to receive with, if not with a socket of its own. Raises OSError."""
         self._settings = settings
         self._clock = clock
         self._known, self._trust = _known_publishers(settings.trust)
         self._keeper: Keeper | None = None
-        self._receiver = Receiver(settings.port)
+        self._receiver = receiver or Receiver(settings.port)
         self._cache = Cache.open(settings.cache_dir)
         self._keyring = Keyring(settings.keys, settings.scope)
         self._keyed_group = addressing.keyed_group(settings.scope)
@@ -158,7 +160,8 @@ class Client:
         self._shares = ShareTable(settings.timeout, self._trust)
         limits = Limits(
             timeout=settings.timeout,
-            max_wait=settings.max_wait,
+            max_wait=settings.max_wait or MAX_WAIT,
+            firm=settings.max_wait is not None,
             max_groups=settings.max_groups,
             max_bytes=self._receiver.usable,
             hurry=hurry(jiffy()),
@@ -174,8 +177,8 @@ class Client:
         )
         self._waiters: dict[Node, _Waiter] = {}
         self._memberships = Memberships(self._receiver, self._fetcher, self._shares, settings.interfaces)
-        self._listings: OrderedDict[ObjectRef, tuple[Entry, ...]] = OrderedDict()
-        self._listing_bytes = 0
+        self._listings = Listings()
+        self._fetching: dict[tuple[bytes, ObjectRef], trio.Event] = {}
         self._news = trio.Event()
         self._wake = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -226,7 +229,7 @@ class Client:
         if (refusal := self._shares.refusal(name)) is not None:
             raise Untrusted(refusal)
         self._check_keyed(name)
-        raise TimedOut(f"share {name.decode(errors='replace')!r} was not heard within {timeout:g} s")
+        raise TimedOut(f"share {printable(name)!r} was not heard within {timeout:g} s")
 
     async def _heard_within(self, name: bytes, seconds: float) -> Share | None:
         with trio.move_on_after(seconds):
@@ -273,20 +276,18 @@ class Client:
         opened = any(announcement.keys for announcement in self._shares.announcements().values())
         if not self._keyed_heard or (self._settings.catalogue and opened):
             return
-        text = f"wrong key or no such share: {name.decode(errors='replace')!r}"
+        text = f"wrong key or no such share: {printable(name)!r}"
         raise WrongKey(text) if self._keyring else NoKey(text)
 
     async def entries(self, share: bytes, content: ObjectRef | tuple[Entry, ...]) -> tuple[Entry, ...]:
         self._use(share)
         if isinstance(content, tuple):
             return content
+        # One task fetches and decodes a directory for all: that takes memory as long as it is.
+        while (fetching := self._fetching.get((share, content))) is not None:
+            await fetching.wait()
         known = self._listings.get(content)
-        if known is not None:
-            self._listings.move_to_end(content)
-            return known
-        entries = await self._fetch_listing(share, content)
-        self._keep_listing(content, entries)
-        return entries
+        return known if known is not None else await self._fetch_listing(share, content)
 
     def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
         self._follow_tree(share, entry, upcoming)
@@ -399,20 +400,21 @@ class Client:
     # --- listings ---
 
     async def _fetch_listing(self, share: bytes, ref: ObjectRef) -> tuple[Entry, ...]:
-        listing = await self._decode(await self._object(share, ref))
-        if not listing.parts:
-            return listing.entries
-        for part in listing.parts:
-            self.prefetch([Node(part, 0, 0)], share)
-        entries: list[Entry] = []
-        for part in listing.parts:
-            inner = await self._decode(await self._object(share, part))
-            if inner.parts:
-                raise BadObject("a part of a listing has parts")
-            entries += inner.entries
-        if any(a.name >= b.name for a, b in itertools.pairwise(entries)):
-            raise BadObject("parts of a listing out of order")
-        return tuple(entries)
+        """In max_wait, however many parts there are, each of which may come just in time."""
+
+        async def read(object_: ObjectRef) -> Listing:
+            return await self._decode(await self._object(share, object_))
+
+        longest = self.max_wait(share)
+        done = self._fetching[share, ref] = trio.Event()
+        try:
+            with trio.fail_after(longest):
+                return await self._listings.fetch(ref, read, lambda part: self.prefetch([Node(part, 0, 0)], share))
+        except trio.TooSlowError:
+            raise TimedOut(f"directory not complete after {longest:g} s") from None
+        finally:
+            del self._fetching[share, ref]
+            done.set()
 
     async def _decode(self, data: Buffer) -> Listing:
         view = memoryview(data)
@@ -421,20 +423,11 @@ class Client:
         return await trio.to_thread.run_sync(decode_listing_untrusted, view)
 
     async def _object(self, share: bytes, ref: ObjectRef) -> Buffer:
-        if ref.size > MAX_LISTING_SIZE:
-            raise BadObject(f"listing of {ref.size} bytes")
         nodes = [Node(ref, 0, index) for index in range(ref.geometry.counts[0])]
         for node in nodes:
             self.ask(node, share)
         parts = [await self.node(node, share) for node in nodes]
         return parts[0] if len(parts) == 1 else b"".join(bytes(part) for part in parts)
-
-    def _keep_listing(self, ref: ObjectRef, entries: tuple[Entry, ...]) -> None:
-        self._listings[ref] = entries
-        self._listing_bytes += ref.size
-        while self._listing_bytes > MAX_LISTING_BYTES and len(self._listings) > 1:
-            oldest, _ = self._listings.popitem(last=False)
-            self._listing_bytes -= oldest.size
 
     # --- running ---
 
@@ -691,7 +684,7 @@ class Client:
         if reception is None or reception.pace == reception.told:
             return
         told, reception.told = reception.told, reception.pace
-        share = name.decode(errors="backslashreplace")
+        share = printable(name)
         if not reception.reason:
             hint = f"the receive buffer is small (sysctl net.core.rmem_max={64 << 20})"
             log.warning("%s: %s, so data come at 1/%d of the rate", share, hint, 2**reception.pace)

@@ -170,6 +170,28 @@ class ReportReader:
         return _envelope(source, ancillary), bytes(memoryview(self._buffer)[:size])
 
 
+class DeafReader:
+    """Stands for a ReportReader where none can be opened: hears nothing, and sends nothing."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+    def fileno(self) -> int:
+        """Of a socket that never gets anything."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def receive(self) -> list[Message]:
+        return []
+
+    def send(self, outgoing: Outgoing, source: Host) -> bool:
+        return False
+
+    def rejoin(self) -> None: ...
+
+
 class OldReportReader:
     """A packet socket on one interface: MLDv1 reports and dones, with their checksums verified.
 

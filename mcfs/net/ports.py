@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from mcfs.net.listeners import OldReportReader, ReportReader
+from mcfs.net.listeners import DeafReader, OldReportReader, ReportReader
 from mcfs.net.peers import PeerSocket
 from mcfs.net.reconcile import faster, is_ready
 from mcfs.net.transmit import Transmitter
@@ -57,7 +57,7 @@ class Port:
 
     interface: Interface
     link: Link
-    reader: ReportReader
+    reader: ReportReader | DeafReader
     old_reader: OldReportReader | None
     transmitter: Transmitter
     peers: PeerSocket
@@ -120,20 +120,34 @@ class Port:
         self.peers.close()
 
 
-def open_port(interface: Interface, link: Link, *, rate: int, port: int, hops: int) -> Port:
-    """Opens the sockets. Raises OSError: PermissionError without CAP_NET_RAW; others if the interface has gone."""
+def open_port(interface: Interface, link: Link, *, rate: int, port: int, hops: int, may_be_deaf: bool = False) -> Port:
+    """Opens the sockets. Raises OSError: PermissionError without CAP_NET_RAW, but for one that `may_be_deaf`; others if
+    the interface has gone."""
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(ReportReader(interface.index, interface.name))
+        reader = _open_reader(interface, may_be_deaf=may_be_deaf)
+        stack.callback(reader.close)
         transmitter = Transmitter(interface.index, port, hops)
         stack.callback(transmitter.close)
+        old_reader = None
         try:
-            old_reader = stack.enter_context(OldReportReader(interface.index, interface.name))
+            if not isinstance(reader, DeafReader):
+                old_reader = stack.enter_context(OldReportReader(interface.index, interface.name))
         except OSError as error:
             log.warning("%s: MLDv1 reports cannot be heard: %s", interface.name, error)
-            old_reader = None
         peers = stack.enter_context(PeerSocket(interface.index, port))
         stack.pop_all()
     return Port(interface, link, reader, old_reader, transmitter, peers, rate)
+
+
+def _open_reader(interface: Interface, *, may_be_deaf: bool) -> ReportReader | DeafReader:
+    try:
+        return ReportReader(interface.index, interface.name)
+    except PermissionError:
+        if not may_be_deaf:
+            raise
+    lost = "no listener is heard and no query is sent, so each reader waits for its turn in the round"
+    log.warning("%s: without the capability CAP_NET_RAW %s", interface.name, lost)
+    return DeafReader()
 
 
 @dataclass(slots=True)

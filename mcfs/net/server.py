@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nacl.signing import SigningKey
 
     from mcfs.net.interfaces import Interface
-    from mcfs.net.listeners import OldReportReader, ReportReader
+    from mcfs.net.listeners import DeafReader, OldReportReader, ReportReader
     from mcfs.net.reconcile import Plan
     from mcfs.net.settings import ServerSettings
     from mcfs.protocol.announce import Announcement
@@ -143,14 +143,14 @@ class Server:
         finally:
             port.close()
 
-    async def _read(self, port: Port, reader: ReportReader | OldReportReader) -> None:
+    async def _read(self, port: Port, reader: ReportReader | DeafReader | OldReportReader) -> None:
         while True:
             await trio.lowlevel.wait_readable(reader.fileno())
             self._drain(port, reader)
             self._wake.set()
             await trio.sleep(GATHER)
 
-    def _drain(self, port: Port, reader: ReportReader | OldReportReader) -> None:
+    def _drain(self, port: Port, reader: ReportReader | DeafReader | OldReportReader) -> None:
         now = self._clock()
         for envelope, message in reader.receive():
             if not self._ports.is_own(port, envelope, message, now=now) and not port.passive:
@@ -318,6 +318,10 @@ class Server:
         for interface in interfaces:
             try:
                 opened.append(self._open_port(interface))
+            except PermissionError:  # on none of them, then
+                for port in opened:
+                    port.close()
+                raise
             except OSError as error:
                 failure = error
                 log.warning("%s: cannot be served now: %s", interface.name, error.strerror)
@@ -340,7 +344,8 @@ class Server:
                 log.info("%s: %s", update.new.name, update)
             if (port := self._ports.find(update.old.index)) is not None:
                 self._ports.update(port, update, self._settings.rate, now=self._clock())
-        opened = [await self._add_port(interface, nursery) for interface in plan.open]
+        coming = () if self._settings.fixed_interfaces else plan.open
+        opened = [await self._add_port(interface, nursery) for interface in coming]
         if plan.close and not len(self._ports):
             log.warning("no network interface is left to serve: waiting for one")
         self._wake.set()
@@ -374,7 +379,9 @@ class Server:
             log.warning("%s: its MTU is %d, so what is made for %d goes in fragments (--mtu)", interface.name,
                         interface.mtu, settings.mtu)  # fmt: skip
         link = self._links.make(interface, rate)
-        port = open_port(interface, link, rate=rate, port=settings.port, hops=settings.hops)
+        port = open_port(
+            interface, link, rate=rate, port=settings.port, hops=settings.hops, may_be_deaf=settings.always
+        )
         port.meet_others()
         if settings.proxies:
             self._check_source(port)

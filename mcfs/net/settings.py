@@ -32,6 +32,8 @@ class ServerSettings:
     """Send everything round and round, whoever listens."""
     interface_names: tuple[str, ...] = ()
     """Those to serve whenever they exist; none: all that are suited."""
+    fixed_interfaces: bool = False
+    """Open none that comes later."""
 
     @property
     def proxies(self) -> bool:

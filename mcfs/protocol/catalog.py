@@ -23,8 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 FORMAT: Final = 1
-MAX_LISTING_SIZE: Final = 64 << 20
-"""Bytes of one listing object: about 800,000 entries, a limit on what a client must hold while it decodes."""
+MAX_LISTING_SIZE: Final = 8 << 20
+"""Bytes of one listing object: decoding it holds the interpreter for up to 0.4 s (m). A server makes 1 MiB at most,
+and 3.5 MiB of parts."""
+MAX_DIRECTORY_SIZE: Final = 512 << 20
+"""Bytes of the parts of one listing together."""
+MAX_ENTRIES: Final = 1 << 20
+"""Entries of one directory, over all parts of its listing and with those that are inlined in them: 0.3 to 0.8 kB each
+in a client's memory (m), which it cannot give back while the directory is in use."""
 MAX_PARTS: Final = 65536
 MAX_DEPTH: Final = 64
 """Levels of inlined subdirectories in one listing object; deeper ones are objects of their own."""
@@ -163,7 +169,7 @@ class _Listing(msgspec.Struct, array_like=True, frozen=True):
     users: dict[_U32, bytes]
     groups: dict[_U32, bytes]
     parts: Annotated[list[_Index], msgspec.Meta(max_length=MAX_PARTS)]
-    entries: list[_File | _Directory | _Link]
+    entries: Annotated[list[_File | _Directory | _Link], msgspec.Meta(max_length=MAX_ENTRIES)]
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -217,6 +223,12 @@ def walk_inlined(entries: Sequence[Entry]) -> Iterator[Entry]:
             yield from walk_inlined(entry.content)
 
 
+def count_entries(entries: Sequence[Entry]) -> int:
+    """How many entries there are, those of inlined subdirectories included: what MAX_ENTRIES limits."""
+    inlined = (e.content for e in entries if isinstance(e, DirectoryEntry) and isinstance(e.content, tuple))
+    return len(entries) + sum(map(count_entries, inlined))
+
+
 def _mentioned(entries: Sequence[Entry], owners: Owners) -> tuple[dict[int, bytes], dict[int, bytes]]:
     ids = {(entry.attributes.uid, entry.attributes.gid) for entry in walk_inlined(entries)}
     users = {uid: owners.users[uid] for uid in sorted({u for u, _ in ids}) if uid in owners.users}
@@ -248,6 +260,8 @@ def decode_listing_untrusted(data: bytes | memoryview) -> Listing:
         raise BadObject(f"listing format {wire.format}")
     objects = [object_ref_untrusted(o.size, o.block_size, o.top) for o in wire.objects]
     entries = _entries_untrusted(wire.entries, objects, MAX_DEPTH)
+    if count_entries(entries) > MAX_ENTRIES:
+        raise BadObject(f"more than {MAX_ENTRIES} entries")
     parts = tuple(_object_untrusted(objects, number) for number in wire.parts)
     if parts and entries:
         raise BadObject("listing with parts and entries")

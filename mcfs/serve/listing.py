@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from mcfs.protocol.catalog import (
     INLINE_SIZE,
     MAX_DEPTH,
+    MAX_ENTRIES,
     PART_SIZE,
     SPLIT_SIZE,
     Attributes,
@@ -24,11 +25,10 @@ from mcfs.protocol.catalog import (
     cut_after,
     encode_listing,
 )
+from mcfs.protocol.ids import ObjectRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from mcfs.protocol.ids import ObjectRef
 
 _ENTRY: Final = 28
 """Encoded bytes of what all entries have, names of up to 31 bytes apart: tags, mode, owner, time."""
@@ -37,6 +37,9 @@ _CONTENT: Final = 46
 _OBJECT: Final = 46
 """Of a triple in the table of objects."""
 _MAX_INLINED: Final = MAX_DEPTH - 1
+_MAX_PART: Final = 1 << 20
+"""Weight after which a part ends in any case. Whoever may choose names could choose such that no part ever ends, and a
+client refuses a listing that is too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,15 @@ class Item:
     """About its encoded length in bytes, with all that is inlined in it."""
     levels: int = 0
     """Directories inlined in each other, this one included."""
+    entries: int = 1
+    """How many it makes in its parent: itself, and what is inlined in it."""
+
+
+class TooLarge(Exception):
+    """A directory of more entries than a client takes."""
+
+    def __init__(self) -> None:
+        super().__init__(f"more than {MAX_ENTRIES:,} entries")
 
 
 class ListingBuilder:
@@ -59,20 +71,33 @@ class ListingBuilder:
         self._owners = owners
 
     def directory(self, name: bytes, attributes: Attributes, items: Sequence[Item]) -> Item:
-        """A directory from its items, sorted by name: inlined if it is small and not too deep."""
+        """A directory from its items, sorted by name: inlined if it is small and not too deep. Raises TooLarge."""
         weight = sum(item.weight for item in items)
         levels = 1 + max((item.levels for item in items), default=0)
-        if weight > INLINE_SIZE or levels > _MAX_INLINED:
+        count = sum(item.entries for item in items)
+        if weight > INLINE_SIZE or levels > _MAX_INLINED or count > MAX_ENTRIES:
             return Item(self.object(name, attributes, items), _ENTRY + len(name) + _OBJECT)
         entries = tuple(item.entry for item in items)
-        return Item(DirectoryEntry(name, attributes, entries), weight + _ENTRY + len(name), levels)
+        return Item(DirectoryEntry(name, attributes, entries), weight + _ENTRY + len(name), levels, 1 + count)
 
     def object(self, name: bytes, attributes: Attributes, items: Sequence[Item]) -> DirectoryEntry:
-        """A directory whose listing is an object, however small."""
+        """A directory whose listing is an object, however small. Raises TooLarge."""
+        if len(items) > MAX_ENTRIES:
+            raise TooLarge
+        if sum(item.entries for item in items) > MAX_ENTRIES:
+            items = [self._apart(item) for item in items]
         parts = _cut(items) if sum(item.weight for item in items) > SPLIT_SIZE else [items]
         refs = [self._store(encode_listing([item.entry for item in part], self._owners)) for part in parts]
         content = refs[0] if len(refs) == 1 else self._store(encode_listing((), Owners(), refs))
         return DirectoryEntry(name, attributes, content)
+
+    def _apart(self, item: Item) -> Item:
+        """A directory that was to be inlined, as an object of its own: there are too many of them in one listing."""
+        entry = item.entry
+        if not isinstance(entry, DirectoryEntry) or isinstance(entry.content, ObjectRef):
+            return item
+        content = self._store(encode_listing(entry.content, self._owners))
+        return Item(DirectoryEntry(entry.name, entry.attributes, content), _ENTRY + len(entry.name) + _OBJECT)
 
 
 def weigh(entry: FileEntry | LinkEntry) -> int:
@@ -85,11 +110,12 @@ def weigh(entry: FileEntry | LinkEntry) -> int:
 
 def _cut(items: Sequence[Item]) -> list[Sequence[Item]]:
     parts = []
-    start = 0
+    start = weight = 0
     for end, item in enumerate(items, 1):
-        if cut_after(item.entry.name, item.weight, PART_SIZE) or end == len(items):
+        weight += item.weight
+        if weight > _MAX_PART or cut_after(item.entry.name, item.weight, PART_SIZE) or end == len(items):
             parts.append(items[start:end])
-            start = end
+            start, weight = end, 0
     return parts
 
 

@@ -20,7 +20,7 @@ from mcfs.protocol.catalog import DirectoryEntry, FileEntry, Owners, encode_list
 from mcfs.protocol.errors import UserError
 from mcfs.serve.beneath import Beneath, open_root
 from mcfs.serve.hashing import Hashers, Meter
-from mcfs.serve.listing import Item, ListingBuilder, OwnerNames, weigh
+from mcfs.serve.listing import Item, ListingBuilder, OwnerNames, TooLarge, weigh
 from mcfs.serve.walk import FoundDirectory, attributes_of, found_file, walk
 from mcfs.serve.work import DirectoryWork, Tools
 
@@ -155,10 +155,19 @@ class Scan:
             self._names.meet(item.entry.attributes)
         self._names.meet(found.attributes)
         if not found.path:
-            self._top = builder.object(self._name, found.attributes, items)
+            self._top = self._root_entry(builder, found, items)
             return
         parent, _, name = found.path.rpartition(b"/")
-        self._items.setdefault(parent, []).append(builder.directory(name, found.attributes, items))
+        try:
+            self._items.setdefault(parent, []).append(builder.directory(name, found.attributes, items))
+        except TooLarge as error:
+            self._warnings.add(f"directory left out: {error}", found.path)
+
+    def _root_entry(self, builder: ListingBuilder, found: FoundDirectory, items: list[Item]) -> DirectoryEntry:
+        try:
+            return builder.object(self._name, found.attributes, items)
+        except TooLarge as error:
+            raise UserError(f"{os.fsdecode(self.root_path)}: {error}: share its subdirectories") from None
 
     def _only_file(self, files: list[FileEntry]) -> FileEntry:
         if not files:

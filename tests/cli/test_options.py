@@ -46,6 +46,7 @@ SETTINGS = st.builds(
     | TEXT.map(lambda text: Path("/") / text.strip("/")).filter(lambda path: ".." not in path.parts),
     publisher_key=st.none() | st.binary(min_size=32, max_size=32).map(lambda key: format_fingerprint(fingerprint(key))),
     strict=st.booleans(),
+    symlinks=st.sampled_from(("contain", "keep", "hide")),
 )
 
 

@@ -53,5 +53,5 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mount(tmp_path: Path, source: Path) -> Iterator[Mounted]:
-    with mounted(tmp_path, source, share="s") as mount:
+    with mounted(tmp_path, source, share="s", symlinks="keep") as mount:
         yield mount

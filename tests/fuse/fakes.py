@@ -122,6 +122,9 @@ class FakeBackend:
         self.readers.append(reader)
         return reader
 
+    def max_wait(self, share: bytes) -> float:
+        return 300.0
+
     def cached_bytes(self, entry: FileEntry) -> int:
         return entry.size // 2
 

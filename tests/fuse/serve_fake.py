@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from mcfs.fuse.links import Symlinks
 from mcfs.fuse.mount import FuseSettings, serve_mount
 from mcfs.protocol.catalog import PERMISSIONS, Attributes
 from mcfs.protocol.errors import UserError
@@ -94,6 +95,7 @@ def main(mountpoint: str, options: dict[str, Any]) -> None:
     job = Job(mountpoint, **options.pop("job", {}))
     if share := options.pop("share", None):
         options["share"] = os.fsencode(share)
+    options["symlinks"] = Symlinks(options.get("symlinks", "contain"))
     options["kernel_options"] = frozenset(options.get("kernel_options", ()))
     failed = False
     try:

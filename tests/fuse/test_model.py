@@ -11,6 +11,7 @@ import pyfuse3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcfs.fuse.links import Symlinks
 from mcfs.protocol.catalog import Attributes
 from tests.fuse.fakes import Directory, FakeBackend, File, Item, Link, walk
 from tests.fuse.kernel_fake import FakeKernel, failure
@@ -91,7 +92,7 @@ class Harness:
     """What each inode number stood for when it was first seen."""
 
     def __post_init__(self) -> None:
-        self.kernel = FakeKernel(self.backend, self.share, share_wait=0.0)
+        self.kernel = FakeKernel(self.backend, self.share, share_wait=0.0, symlinks=Symlinks.KEEP)
 
     def model(self) -> dict[bytes, Item]:
         """Every path that the mount must show, and what is there."""

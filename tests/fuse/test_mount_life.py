@@ -102,7 +102,7 @@ def test_a_reader_that_is_killed_makes_no_noise(tmp_path: Path, source: Path) ->
 
 
 def test_hanging_readers_do_not_hold_up_others(tmp_path: Path, source: Path) -> None:
-    with mounted(tmp_path, source, share="s", job={"hang": True}) as mount:
+    with mounted(tmp_path, source, share="s", symlinks="keep", job={"hang": True}) as mount:
         files = [path for path in mount.path.rglob("*") if path.is_file() and path.stat().st_size]
         with running([["cat", path] for path in files * 9]) as readers:
             time.sleep(0.5)
@@ -119,7 +119,10 @@ def test_hanging_readers_do_not_hold_up_others(tmp_path: Path, source: Path) -> 
 
 
 def test_two_processes_mount_at_the_same_time(tmp_path: Path, source: Path) -> None:
-    with mounted(tmp_path, source, name="one", share="s") as one, mounted(tmp_path, source, name="two") as two:
+    with (
+        mounted(tmp_path, source, name="one", share="s", symlinks="keep") as one,
+        mounted(tmp_path, source, name="two", symlinks="keep") as two,
+    ):
         assert describe(one.path) == describe(two.path / "s") == describe(source)
         run("umount", one.path)
         assert one.wait() == 0

@@ -10,6 +10,7 @@ import pytest
 
 from mcfs.protocol.errors import Gone
 from mcfs.protocol.ids import Node
+from mcfs.serve.lookup import Lookup
 from tests.serve.tree import NOW, object_at, publish
 
 if TYPE_CHECKING:
@@ -98,3 +99,21 @@ def test_swapping_while_scanning(index: Index, share: Path, tmp_path: Path, open
         stop.set()
         thread.join()
     assert (tmp_path / "outside" / "file").stat().st_ino not in opened
+
+
+def test_groups_of_nobody_cost_a_look_into_a_table(
+    index: Index, store: NodeStore, share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever joins groups at random makes nobody read the database, nor remember anything."""
+    for i in range(100):
+        (share / f"file{i}").write_bytes(os.urandom(2 * BLOCK))
+    publish(index, store, share)
+
+    def read(*_: object) -> None:
+        raise AssertionError("the database was asked")
+
+    monkeypatch.setattr(Lookup, "ref", read)
+    monkeypatch.setattr(Lookup, "row", read)
+    for _ in range(10_000):
+        assert store.resolve(b"\xff\x15" + os.urandom(14)) is None
+    assert store._ref.cache_info().currsize == store._addresser.cache_info().currsize == 0
