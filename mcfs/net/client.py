@@ -26,6 +26,7 @@ from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, L
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
 from mcfs.fetch.shares import ShareTable
+from mcfs.net.door import Door
 from mcfs.net.gathering import Gathering
 from mcfs.net.kernel import jiffy
 from mcfs.net.linkwatch import follow
@@ -37,7 +38,7 @@ from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, 
 from mcfs.protocol.beacon import decode_beacon_untrusted
 from mcfs.protocol.catalog import MAX_LISTING_SIZE, Entry, FileEntry, Listing, decode_listing_untrusted
 from mcfs.protocol.errors import BadDatagram, BadNode, BadObject, NotAvailable, TimedOut
-from mcfs.protocol.ids import Group, Node, ObjectRef
+from mcfs.protocol.ids import Group, Host, Node, ObjectRef
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -54,7 +55,11 @@ TURN: Final = 0.004
 MAX_LISTING_BYTES: Final = 32 << 20
 """Encoded bytes of the listings that are kept decoded."""
 CONTROL_RATE: Final = 200
-"""Control datagrams a second whose signatures are checked: 100 us each."""
+"""Control datagrams a second whose signatures are checked, 100 us each: of servers that are known, and as many of
+others, who cannot fill the places of these."""
+CLOCKS: Final = 60_000
+"""Milliseconds by which the clocks of servers of one share may differ: who repeats what was announced earlier than that
+cannot have old addresses taken for those of a server."""
 BEACON_RATE: Final = 500
 """Beacons a second that are looked at, of all shares: 20 shares in use."""
 CACHE_READERS: Final = 2
@@ -113,6 +118,7 @@ class Client:
         self._settings = settings
         self._clock = clock
         self._receiver = Receiver(settings.port)
+        self._door = Door(self._receiver.attach)
         self._cache = Cache.open(settings.cache_dir)
         self._shares = ShareTable(settings.timeout)
         limits = Limits(
@@ -134,6 +140,7 @@ class Client:
         self._wake = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
         self._control_budget = _Budget(CONTROL_RATE)
+        self._strangers_budget = _Budget(CONTROL_RATE)
         self._beacon_budget = _Budget(BEACON_RATE)
         self._followers = TreeFollowers()
         self._readers: WorkerPool[Load, tuple[Load, Buffer | None]] | None = None
@@ -354,6 +361,7 @@ class Client:
             self._fetcher.paces.dropped(self._receiver.kernel_drops())
             self._fetcher.handle_timeout(now=now)
             self._fetcher.repace(self._tree.group, now=now)
+            self._door.look(self._fetcher.sources.servers(), self._fetcher.only_sources(now=now), now=now)
             self._memberships.repeat(now=now)
             self._pump(now)
             due = self._next_timeout(self._clock())
@@ -361,7 +369,11 @@ class Client:
                 await self._wake.wait()
 
     def _next_timeout(self, now: float) -> float:
-        times = (self._memberships.next_timeout(), self._fetcher.next_timeout(now=now))
+        times = (
+            self._memberships.next_timeout(),
+            self._fetcher.next_timeout(now=now),
+            self._door.next_timeout(),
+        )
         return min((t for t in times if t is not None), default=now + 60.0) - now
 
     def _pump(self, now: float) -> None:
@@ -399,18 +411,26 @@ class Client:
 
     def _received(self, run: Run, now: float) -> None:
         if self._memberships.is_control(run.group):
+            self._count(run, now)
             self._control(run, now)
             return
         gone = self._fetcher.receive(run.group, run.source, run.datagrams, now=now)
         if gone is not None:
-            self._gone(run.group, gone, now)
+            self._gone(run, gone, now)
+
+    def _count(self, run: Run, now: float) -> None:
+        """Of one that goes on for long the rules must hear soon."""
+        self._door.came(run.source, run.datagrams.size // run.datagrams.shape[-1])
+        due = self._door.next_timeout()
+        if due is not None and now >= due:
+            self._wake.set()
 
     def _control(self, run: Run, now: float) -> None:
         for row in run.rows():
             try:
                 datagram = row.tobytes()
                 kind, body = wire.control_untrusted(datagram)
-                if kind == wire.ANNOUNCEMENT and self._control_budget.take(now):
+                if kind == wire.ANNOUNCEMENT and self._may_check(run.source, now):
                     self._announced(decode_announcement_untrusted(body), run, now)
                 elif kind == wire.BEACON and self._beacon_budget.take(now):
                     groups = decode_beacon_untrusted(body, run.group[:2])
@@ -425,14 +445,23 @@ class Client:
             self._news = trio.Event()
         share = self._shares.get(announcement.name)
         if share is not None and share.last_heard == now:
+            if announcement.time_ms >= share.time_ms - CLOCKS:
+                self._fetcher.sources.announced(announcement.name, map(Host, announcement.addresses))
             if announcement.addresses:
                 server = announcement.publisher + announcement.addresses[0]
                 self._fetcher.paces.announced(announcement.name, server, announcement.rate, now=now)
             self._fetcher.announced(announcement.name, share.period, now=now)
             self._tell_pace(announcement.name)
 
-    def _gone(self, group: Group, datagram: bytes, now: float) -> None:
-        if not self._control_budget.take(now):
+    def _may_check(self, source: Host, now: float) -> bool:
+        """Whether there is time for a signature of this source."""
+        known = source in self._door.rules.servers
+        return (self._control_budget if known else self._strangers_budget).take(now)
+
+    def _gone(self, run: Run, datagram: bytes, now: float) -> None:
+        group = run.group
+        self._count(run, now)
+        if not self._may_check(run.source, now):
             return
         try:
             _, body = wire.control_untrusted(datagram)

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from mcfs.net.listeners import attach_filter
 from mcfs.protocol.ids import Group, Host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mcfs.net.door import Program
     from mcfs.protocol.fec import Symbols
 
 MESSAGES: Final = 256
@@ -112,6 +114,11 @@ class Receiver:
         """Datagrams that found the buffer full, since the socket was opened."""
         info = self.socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64)
         return int.from_bytes(info[4 * _MEMINFO_DROPS : 4 * _MEMINFO_DROPS + 4], "little")
+
+    def attach(self, program: Program) -> None:
+        """Have the kernel drop what this filter does not pass; a machine that cannot hands up everything."""
+        with contextlib.suppress(OSError):
+            attach_filter(self.socket, program)
 
     def join(self, group: bytes, ifindex: int) -> Joined:
         try:
