@@ -1,9 +1,7 @@
 """From symbols to a node: source symbols go where they belong, repair symbols are kept until they suffice.
 
 Somebody may send wrong symbols under the server's address, and nothing tells them from right ones but the hash of the
-whole node. An `Assembly` takes what comes. After a wrong node a `Vote` takes its place: it wants every source symbol by
-itself, because one wrong repair symbol spoils all that is decoded with it, and keeps of each the bytes that came most
-often. The server's are the same in each pass; so what comes more rarely than those loses, however early it comes.
+whole node. An `Assembly` takes what comes. After a wrong node `Strands` take its place (strands.py).
 """
 
 from __future__ import annotations
@@ -23,10 +21,6 @@ if TYPE_CHECKING:
 MAX_DECODES: Final = 8
 """Attempts to decode one node. K symbols fail in 1 % of the cases, and each further one makes that a hundredth; whoever
 chooses the ESIs can make them fail all the time, and each costs 1 ms for 1 MiB."""
-
-
-MAX_BALLOTS: Final = 1000
-"""More are of no use: nobody waits for so many passes."""
 
 
 class Assembly:
@@ -132,51 +126,3 @@ class Assembly:
             if decoded is not None:
                 return decoded
         return None
-
-
-class Vote:
-    """The source symbols of one node, all of one size T, of each the bytes that came most often (Boyer and Moore).
-
-    `data` gives a copy each time that something has changed. The hash shows whether it is right, and if it is not more
-    symbols may still mend it.
-    """
-
-    __slots__ = ("_ballots", "_have", "_k", "_length", "_rows", "_source", "changed", "t")
-
-    def __init__(self, length: int, t: int) -> None:
-        self._length = length
-        self.t = t
-        self._k = fec.source_symbols(length, t)
-        self._rows = np.zeros((self._k, t), dtype=np.uint8)
-        self._have = np.zeros(self._k, dtype=np.bool_)
-        self._ballots = np.zeros(self._k, dtype=np.int16)
-        """How much more often than all others together the bytes that are kept came, less one."""
-        self._source = 0
-        self.changed = False
-        """Since `data` was asked for the last time."""
-
-    @property
-    def missing(self) -> int:
-        return (self._k - self._source) * self.t
-
-    def add(self, run: SymbolRun) -> int:
-        """Take symbols in; returns how many were new."""
-        source = run.esis < self._k
-        esis, at = np.unique(run.esis[source], return_index=True)
-        symbols = run.rows[source][at]
-        new = ~self._have[esis]
-        same = (self._rows[esis] == symbols).all(axis=1) & ~new
-        ballots = np.where(new, 0, np.clip(self._ballots[esis] + np.where(same, 1, -1), -1, MAX_BALLOTS))
-        put = new | (ballots < 0)
-        self._rows[esis[put]] = symbols[put]
-        self._ballots[esis] = np.maximum(ballots, 0)
-        self._have[esis] = True
-        self._source += int(np.count_nonzero(new))
-        self.changed |= bool(put.any())
-        return int(np.count_nonzero(new))
-
-    def data(self) -> memoryview | None:
-        if self._source < self._k or not self.changed:
-            return None
-        self.changed = False
-        return memoryview(self._rows.tobytes())[: self._length]

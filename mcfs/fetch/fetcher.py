@@ -9,8 +9,9 @@ A node that is wanted goes through these states::
     `unwant`, or the deadline, ends it in any state; a channel that was joined is then left.
 
 Whose symbols are taken says sources.py. A node that a server's symbols made wrong, or that of a share of which this
-happened a moment ago, is *doubted*: somebody sends under the server's address. Then the source symbols are voted on
-(`assemble.Vote`), the node stays JOINED until it is right, and now and then is left and joined again for another pass.
+happened a moment ago, is *doubted*: somebody sends under the server's address. Then the senders are told apart by the
+order of their symbols (strands.py), the node stays JOINED until it is right, and now and then is left and joined again
+for another pass.
 
 Flow control: never more is joined than the receive buffer takes, nor more than `max_groups` channels. Changes of
 membership are made in batches (batches.py); the channels of an origin (a share) that has gone silent hold only a few
@@ -26,10 +27,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mcfs.fetch.assemble import Assembly, Vote
+from mcfs.fetch.assemble import Assembly
 from mcfs.fetch.batches import HURRY, TICK, BatchBucket
 from mcfs.fetch.pace import Paces, Trail, source_range
 from mcfs.fetch.sources import Sources
+from mcfs.fetch.strands import Strands
 from mcfs.fetch.window import Window
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import BadDatagram, BadNode, Gone, NotAvailable, TimedOut
@@ -61,11 +63,9 @@ PASS: Final = 0.3
 """Seconds from the join of a doubted node until it is joined anew, for another pass, if as many symbols came as a pass
 has: what a queue and a change of membership take at 1 Gbit/s. If fewer came, later: that doubles to MAX_PASS."""
 MAX_PASS: Final = 2.0
-RECHECK: Final = 0.01
-"""Seconds between two checks of one doubted node while symbols still change it."""
 CHECKED: Final = 256 << 20
 """Bytes a second of doubted nodes that are hashed: 5 % of a core."""
-DOUBT_BURST: Final = 0.1
+CHECKED_AT_ONCE: Final = 0.1
 """Seconds' worth of them at once."""
 ROUNDS: Final = 3
 """Of a server that sends everything round and round, after which a node that lacks symbols fails."""
@@ -187,11 +187,10 @@ class _Fetch:
     """How often it was assembled with a wrong hash."""
     doubted: bool = False
     checking: bool = False
-    """An event tells what the votes gave, and neither `accept` nor `reject` has come."""
-    checked_at: float = NEVER
+    """An event gives a complete strand, and neither `accept` nor `reject` has come."""
     pass_time: float = 2 * PASS
     came: int = 0
-    """Symbols for the vote since it was joined, new or not."""
+    """Symbols under the server's address since it was joined while it was doubted."""
 
 
 @dataclass(slots=True)
@@ -558,8 +557,8 @@ class Fetcher:
     def _trace(self, fetch: _Fetch, seen: tuple[int, int, int] | None, came: int, t: int, now: float) -> None:
         """Symbols came, new or not: keep account of what part of the passes arrives."""
         reception = self.paces.reception(fetch.origin.name)
-        if reception is None:
-            return
+        if reception is None or now < fetch.origin.doubted_until:
+            return  # what is forged has numbers that look like loss
         reception.heard(8 * came * (t + wire.HEADER_SIZE + wire.LINK_OVERHEAD), now=now)
         if seen is None or fetch.state is not State.JOINED or fetch.joined_at < reception.changed_at:
             return
@@ -571,9 +570,10 @@ class Fetcher:
     def _count(self, fetch: _Fetch, source: Host, collected: Collected, came: int, new: int, now: float) -> None:
         self.counters.symbols += came
         self.counters.duplicates += came - new
-        if isinstance(collected, Vote):
+        if isinstance(collected, Strands):
             fetch.came += came
-            self._voted(fetch, source, collected, new, now)
+            fetch.origin.last_heard, fetch.origin.silence = now, SILENCE
+            self._sorted_out(fetch, source, collected, new, now)
             return
         if not new:
             return
@@ -599,9 +599,9 @@ class Fetcher:
         fetch.state = State.DONE
         self._events.append(Assembled(fetch.node, data, source))
 
-    def _assembly(self, fetch: _Fetch, source: Host, t: int, now: float) -> Assembly | Vote | None:
+    def _assembly(self, fetch: _Fetch, source: Host, t: int, now: float) -> Assembly | Strands | None:
         assembly = fetch.assemblies.get(source)
-        if isinstance(assembly, Assembly | Vote) and assembly.t == t:
+        if isinstance(assembly, Assembly | Strands) and assembly.t == t:
             return assembly
         if t != fec.symbol_size(fetch.length, t):
             self.counters.bad_datagrams += 1
@@ -617,7 +617,7 @@ class Fetcher:
             del fetch.assemblies[max(strangers, key=lambda host: fetch.assemblies[host].missing)]
         doubted = (fetch.doubted or now < fetch.origin.doubted_until) and self.sources.is_server(name, source)
         fetch.doubted = fetch.doubted or doubted
-        fetch.assemblies[source] = assembly = (Vote if doubted else Assembly)(fetch.length, t)
+        fetch.assemblies[source] = assembly = (Strands if doubted else Assembly)(fetch.length, t)
         return assembly
 
     # --- inside: doubted nodes ---
@@ -626,7 +626,10 @@ class Fetcher:
         """A server's symbols were wrong, so some of them are of somebody else."""
         fetch.checking = False
         fetch.origin.doubted_until = now + DOUBT
-        if isinstance(fetch.assemblies.get(source), Vote):
+        for other in [other for other in self._trails if other.origin is fetch.origin]:
+            del self._trails[other]
+            other.trail = None
+        if isinstance(fetch.assemblies.get(source), Strands):
             return
         fetch.doubted = True
         fetch.assemblies.pop(source, None)
@@ -634,22 +637,23 @@ class Fetcher:
             self._requeue(fetch)
             fetch.not_before = now + TICK
 
-    def _voted(self, fetch: _Fetch, source: Host, vote: Vote, new: int, now: float) -> None:
+    def _sorted_out(self, fetch: _Fetch, source: Host, strands: Strands, new: int, now: float) -> None:
         if new:
             self._progress(fetch, now)
             if fetch.state is State.JOINED:
-                self._lacks(fetch, min(fetch.missing, vote.missing))
-        if vote.missing or not vote.changed or fetch.checking or now < fetch.checked_at + RECHECK:
+                self._lacks(fetch, min(fetch.missing, strands.missing))
+        if fetch.checking or not strands.complete or not self._may_hash(now):
             return
-        self._hashed = max(0.0, self._hashed - CHECKED * (now - self._hashed_at))
-        self._hashed_at = now
-        if self._hashed > CHECKED * DOUBT_BURST:
-            return
-        data = vote.data()
+        data = strands.data()
         if data is not None:
             self._hashed += fetch.length
-            fetch.checking, fetch.checked_at = True, now
+            fetch.checking = True
             self._events.append(Assembled(fetch.node, data, source))
+
+    def _may_hash(self, now: float) -> bool:
+        self._hashed = max(0.0, self._hashed - CHECKED * (now - self._hashed_at))
+        self._hashed_at = now
+        return self._hashed <= CHECKED * CHECKED_AT_ONCE
 
     def _resume(self, fetch: _Fetch, now: float) -> None:
         """A node was done and wrong: stay in its channel if that is still joined."""
@@ -665,8 +669,12 @@ class Fetcher:
         """A doubted node needs whole passes, and bursts of repair are of no use to it."""
         if fetch.state is not State.JOINED or not fetch.doubted or fetch.checking:
             return
-        waited, votes = now - fetch.joined_at, fetch.assemblies.values()
-        if waited > PASS and any(fetch.came * vote.t >= fetch.length for vote in votes):
+        waited, collected = now - fetch.joined_at, fetch.assemblies.values()
+        fetch.origin.doubted_until = max(fetch.origin.doubted_until, now + DOUBT)
+        if waited > PASS and any(fetch.came * each.t >= fetch.length for each in collected):
+            for each in collected:
+                if isinstance(each, Strands):
+                    each.next_pass()
             self._rejoin(fetch, now)
         elif waited > fetch.pass_time:
             fetch.pass_time = min(MAX_PASS, fetch.pass_time * 2)

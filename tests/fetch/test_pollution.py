@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from mcfs.fetch.assemble import Vote
 from mcfs.fetch.batches import TICK
 from mcfs.fetch.fetcher import MAX_PASS, MAX_WRONG, PASS, Assembled, Failed, Fetcher, Limits
 from mcfs.fetch.sources import ACTIVE, MAX_PENALTY, MAX_SERVERS, PENALTY, Sources
+from mcfs.fetch.strands import MAX_STRANDS, Strands
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import BadNode
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef
@@ -186,7 +186,7 @@ def transfer(reader: Reader, forged: float, seed: int, *, seconds: float, late: 
 
 @pytest.mark.parametrize("forged", [0, 1, 10, 100])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_node_comes_through_when_the_server_sends_more_than_the_forger(forged: float, seed: int) -> None:
+def test_a_node_comes_through_beside_a_forger(forged: float, seed: int) -> None:
     reader = Reader()
     transfer(reader, forged, seed, seconds=20.0)
     assert reader.data == CONTENT
@@ -268,48 +268,66 @@ def test_nothing_but_servers_while_all_are_active() -> None:
     assert sources.takes(SHARE, LIAR, now=20.1 + PENALTY)
 
 
-# --- votes -----------------------------------------------------------------------------------------------------------
+# --- strands ---------------------------------------------------------------------------------------------------------
 
 
-def run(datagrams: fec.Symbols) -> wire.SymbolRun:
-    return wire.symbol_run_untrusted(datagrams, NODE.size)
+def add(strands: Strands, datagrams: fec.Symbols) -> bytes | None:
+    strands.add(wire.symbol_run_untrusted(datagrams, NODE.size))
+    data = strands.data()
+    return None if data is None else bytes(data)
 
 
-def test_what_came_most_often_stays() -> None:
-    vote = Vote(NODE.size, T)
-    for some in (RIGHT, RIGHT[:7], WRONG[:3], RIGHT[3:9], WRONG[5:6]):
-        vote.add(run(some))
-    assert bytes(vote.data() or b"") == CONTENT
-    assert vote.data() is None, "nothing has changed"
+def test_two_who_send_at_the_same_time_are_told_apart() -> None:
+    strands, found = Strands(NODE.size, T), set()
+    for at in range(0, 2 * K, 4):
+        found.add(add(strands, WRONG[np.arange(at, at + 4) % K]))
+        found.add(add(strands, RIGHT[np.arange(at + 20, at + 24) % K]))
+    assert CONTENT in found
+
+
+def test_symbols_at_random_places_do_no_harm() -> None:
+    numbers = random.Random(3)
+    strands, data = Strands(NODE.size, T), None
+    for at in range(0, K, 3):
+        strange = numbers.choice([row for row in range(K) if not at <= row <= at + 3])
+        add(strands, WRONG[strange : strange + 1])
+        data = data or add(strands, RIGHT[at : at + 3])
+    assert data == CONTENT
+
+
+def test_what_was_lost_comes_with_the_next_pass() -> None:
+    strands = Strands(NODE.size, T)
+    assert add(strands, RIGHT[[row for row in range(K) if row not in (5, 6, 30)]]) is None
+    assert add(strands, WRONG[10:14]) is None
+    strands.next_pass()
+    assert add(strands, RIGHT[:20]) is None
+    assert add(strands, RIGHT[20:]) == CONTENT
+
+
+def test_a_strand_with_something_wrong_in_it_ends() -> None:
+    strands = Strands(NODE.size, T)
+    assert add(strands, RIGHT[:20]) is None
+    assert add(strands, WRONG[20:21]) is None, "just what comes next"
+    found = []
     for _ in range(3):
-        vote.add(run(WRONG))
-    assert vote.data() is not None
+        found.append(add(strands, RIGHT[20:]))
+        strands.next_pass()
+        found.append(add(strands, RIGHT[:20]))
+    assert CONTENT in found
 
 
-def test_votes_over_any_order() -> None:
-    numbers = random.Random(4)
-    vote = Vote(NODE.size, T)
-    copies = [(RIGHT, row) for row in range(K) for _ in range(3)] + [(WRONG, row) for row in range(K) for _ in range(2)]
-    numbers.shuffle(copies)
-    for sender, row in copies:
-        vote.add(run(sender[row : row + 1]))
-    assert bytes(vote.data() or b"") == CONTENT
+def test_strands_are_bounded() -> None:
+    strands = Strands(NODE.size, T)
+    for number in range(200):
+        add(strands, wire.frame(NODE.size, np.array([number % K], dtype=np.uint32), rows(bytes([number]) * 65536)[:1]))
+        add(strands, WRONG[number * 7 % K :][:1])
+    assert len(strands._strands) == MAX_STRANDS
 
 
-def test_repair_symbols_have_no_vote() -> None:
-    vote = Vote(NODE.size, T)
-    assert vote.add(run(wire.frame(NODE.size, np.array([K, K + 5], dtype=np.uint32), rows(CONTENT)[:2]))) == 0
-    assert vote.missing == K * T
-    assert not vote.changed
-
-
-def test_an_event_has_a_copy() -> None:
-    vote = Vote(NODE.size, T)
-    vote.add(run(RIGHT))
-    data = vote.data()
-    for _ in range(2):
-        vote.add(run(WRONG))
-    assert bytes(data or b"") == CONTENT
+def test_repair_symbols_are_not_taken() -> None:
+    strands = Strands(NODE.size, T)
+    assert add(strands, wire.frame(NODE.size, np.array([K, K + 5], dtype=np.uint32), rows(CONTENT)[:2])) is None
+    assert strands.missing == K * T
 
 
 def test_assembled_events_name_the_server() -> None:

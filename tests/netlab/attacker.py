@@ -1,6 +1,6 @@
 """A host that sends what nobody should send, at a steady rate; run inside a host of the lab.
 
-python -m tests.netlab.attacker KIND PID MBITS [SOURCE] [--recorded FILE]
+    python -m tests.netlab.attacker KIND PID MBITS [SOURCE [RECORDED]]
 
 It speaks in the groups that the host of process PID has joined, as whoever listens to the link can. It writes whole
 frames, so it can take any SOURCE address. It prints `ready` when it begins, and on SIGTERM what it has sent, as JSON.
@@ -195,34 +195,48 @@ def forged(key: SigningKey, number: int, attack: Attack) -> bytes:
     return encode_announcement(said, key)
 
 
-def membership(attack: Attack) -> Iterator[bytes]:
-    """Queries of a lower address and of version 1, joins of hosts that there are not, leaves in others' names."""
-    numbers = attack.numbers
-    leaver = address_of(attack.victim.pid) or attack.source
-    queries = (
+def queries(attack: Attack) -> Iterator[bytes]:
+    """Of the lowest address there can be, so that it is the querier: of both versions, with extreme times."""
+    general = (
         Query(max_response=0.0, robustness=1, interval=1),
         Query(max_response=8000.0, robustness=7, interval=31_744),
         Query(max_response=0.001, version=1),
     )
     while True:
-        groups = [Group(group) for group in attack.victim.groups()] or [Group(mld.ALL_NODES)]
-        yield icmp(_LOWEST, mld.ALL_NODES, mld.build_query(numbers.choice(queries)))
-        yield icmp(_LOWEST, groups[0], mld.build_query(Query(numbers.choice(groups), 0.001)))
-        some = groups[: mld.MAX_RECORDS]
-        left = [Record(RecordType.CHANGE_TO_INCLUDE_MODE, group) for group in some]
-        yield icmp(leaver, mld.ALL_MLDV2_ROUTERS, mld.build_report(left))
-        for _ in range(8):
-            nobody = bytes.fromhex("fe80") + bytes(6) + numbers.randbytes(8)
-            joined = [Record(RecordType.CHANGE_TO_EXCLUDE_MODE, group) for group in some]
-            yield icmp(nobody, mld.ALL_MLDV2_ROUTERS, mld.build_report(joined))
-            random_groups = [Group(groups[0][:10] + numbers.randbytes(6)) for _ in range(mld.MAX_RECORDS)]
-            asked = [Record(RecordType.CHANGE_TO_EXCLUDE_MODE, group) for group in random_groups]
-            yield icmp(nobody, mld.ALL_MLDV2_ROUTERS, mld.build_report(asked))
-        yield icmp(leaver, mld.ALL_ROUTERS, mld.build_old(OldMessage(numbers.choice(groups), done=True)))
+        groups = joined_by(attack)
+        yield icmp(_LOWEST, mld.ALL_NODES, mld.build_query(attack.numbers.choice(general)))
+        yield icmp(_LOWEST, groups[0], mld.build_query(Query(attack.numbers.choice(groups), 0.001)))
+
+
+def joins(attack: Attack) -> Iterator[bytes]:
+    """Reports of hosts that there are not: for what the victim listens to, and for groups that mean nothing."""
+    numbers = attack.numbers
+    while True:
+        groups = joined_by(attack)[: mld.MAX_RECORDS]
+        nobody = bytes.fromhex("fe80") + bytes(6) + numbers.randbytes(8)
+        strange = [Group(groups[0][:10] + numbers.randbytes(6)) for _ in range(mld.MAX_RECORDS)]
+        for asked in (groups, strange):
+            records = [Record(RecordType.CHANGE_TO_EXCLUDE_MODE, group) for group in asked]
+            yield icmp(nobody, mld.ALL_MLDV2_ROUTERS, mld.build_report(records))
+
+
+def leaves(attack: Attack) -> Iterator[bytes]:
+    """In the victim's name, of all that it listens to."""
+    leaver = address_of(attack.victim.pid) or attack.source
+    while True:
+        groups = joined_by(attack)[: mld.MAX_RECORDS]
+        records = [Record(RecordType.CHANGE_TO_INCLUDE_MODE, group) for group in groups]
+        yield icmp(leaver, mld.ALL_MLDV2_ROUTERS, mld.build_report(records))
+        done = OldMessage(attack.numbers.choice(groups), done=True)
+        yield icmp(leaver, mld.ALL_ROUTERS, mld.build_old(done))
+
+
+def joined_by(attack: Attack) -> list[Group]:
+    return [Group(group) for group in attack.victim.groups()] or [Group(mld.ALL_SNOOPERS)]
 
 
 KINDS: Final[dict[str, Callable[[Attack], Iterator[bytes]]]] = {
-    attack.__name__: attack for attack in (noise, symbols, drip, many, replay, announcements, membership)
+    attack.__name__: attack for attack in (noise, symbols, drip, many, replay, announcements, queries, joins, leaves)
 }
 
 

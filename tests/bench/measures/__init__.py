@@ -20,7 +20,7 @@ MEASURES: Final[dict[str, Measure]] = {
     **alone.MEASURES,
     **plugged_in.MEASURES,
 }
-LONG: Final = ("mld",)
+LONG: Final = ("mld", "attacker")
 """Measured only if asked for."""
 
 
