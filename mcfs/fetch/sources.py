@@ -39,9 +39,10 @@ class Sources:
         self._penalties: dict[Host | None, tuple[float, float]] = {}
         """Until when, and for how long; None stands for all strangers."""
 
-    def announced(self, origin: bytes, addresses: Iterable[Host]) -> None:
-        """The server of a share has these addresses, says its publisher."""
+    def announced(self, origin: bytes, addresses: Iterable[Host]) -> bool:
+        """The server of a share has these addresses, says its publisher. Returns whether one is new."""
         known = self._servers.setdefault(origin, OrderedDict())
+        before = frozenset(known)
         for address in addresses:
             known[address] = None
             known.move_to_end(address)
@@ -51,6 +52,7 @@ class Sources:
         while len(self._servers) > MAX_ORIGINS:
             forgotten, _ = self._servers.popitem(last=False)
             self._heard.pop(forgotten, None)
+        return not before.issuperset(known)
 
     def servers(self) -> set[Host]:
         """Those of all shares."""

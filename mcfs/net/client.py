@@ -446,12 +446,17 @@ class Client:
         share = self._shares.get(announcement.name)
         if share is not None and share.last_heard == now:
             if announcement.time_ms >= share.time_ms - CLOCKS:
-                self._fetcher.sources.announced(announcement.name, map(Host, announcement.addresses))
+                self._known(announcement)
             if announcement.addresses:
                 server = announcement.publisher + announcement.addresses[0]
                 self._fetcher.paces.announced(announcement.name, server, announcement.rate, now=now)
             self._fetcher.announced(announcement.name, share.period, now=now)
             self._tell_pace(announcement.name)
+
+    def _known(self, announcement: Announcement) -> None:
+        if self._fetcher.sources.announced(announcement.name, map(Host, announcement.addresses)):
+            self._door.hurry()
+            self._wake.set()
 
     def _may_check(self, source: Host, now: float) -> bool:
         """Whether there is time for a signature of this source."""

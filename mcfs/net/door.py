@@ -121,6 +121,7 @@ class Door:
         self._pauses: dict[Host, tuple[float, float]] = {}
         """Until when each is shut out, and for how long."""
         self._looked = float("-inf")
+        self._hurried = False
 
     def came(self, source: Host, control_datagrams: int) -> None:
         if source in self._counted or len(self._counted) < MAX_COUNTED:
@@ -128,9 +129,15 @@ class Door:
         else:  # so many addresses: it does not matter whose they are
             self._counted[next(iter(self._counted))] += control_datagrams
 
+    def hurry(self) -> None:
+        """Another server has taken over: what it sends should not wait for the next look."""
+        self._hurried = True
+
     def next_timeout(self) -> float | None:
         """When to look; None if there is nothing to decide."""
         rules = self.rules
+        if self._hurried:
+            return self._looked
         idle = not self._counted and not rules.shut_out and rules.servers_part == rules.strangers_part == 1
         return None if idle else self._looked + LOOK
 
@@ -138,10 +145,11 @@ class Door:
         """`servers`: all addresses that are known; `only`: those outside of which nothing but announcements is wanted
         now, if there is such a limit."""
         elapsed, known = now - self._looked, frozenset(servers)
-        if elapsed < LOOK:
+        if elapsed < LOOK and not self._hurried:
             return
+        self._hurried = False
         counted, self._counted, self._looked = self._counted, Counter(), now
-        scale = min(1.0, LOOK / elapsed)
+        scale = LOOK / max(LOOK, elapsed)
         strangers = {host: count * scale for host, count in counted.items() if host not in known}
         self._shut_out(strangers, now)
         rest = sum(count for host, count in strangers.items() if not self._is_out(host, now))

@@ -105,6 +105,19 @@ def test_the_kernel_is_told_when_something_changes() -> None:
     assert len(kernel.programs) == 3
 
 
+def test_a_new_server_need_not_wait_for_the_next_look() -> None:
+    door = Door(Kernel().attach)
+    door.look([SERVER], frozenset((SERVER,)), now=1.0)
+    assert door.next_timeout() is None
+    door.look([SERVER, OTHER], frozenset((SERVER,)), now=1.01)
+    assert OTHER not in door.rules.servers
+    door.hurry()
+    assert (door.next_timeout() or 2.0) <= 1.01
+    door.look([SERVER, OTHER], frozenset((SERVER,)), now=1.01)
+    assert OTHER in door.rules.servers
+    assert door.next_timeout() is None
+
+
 def test_who_sends_too_many_is_shut_out_ever_longer() -> None:
     door = Door(Kernel().attach)
     found, out = [], False
