@@ -361,7 +361,8 @@ class Client:
             self._fetcher.paces.dropped(self._receiver.kernel_drops())
             self._fetcher.handle_timeout(now=now)
             self._fetcher.repace(self._tree.group, now=now)
-            self._door.look(self._fetcher.sources.servers(), self._fetcher.only_sources(now=now), now=now)
+            if self._door.is_due(now):
+                self._door.look(self._fetcher.sources.servers(), self._fetcher.only_sources(now=now), now=now)
             self._memberships.repeat(now=now)
             self._pump(now)
             due = self._next_timeout(self._clock())

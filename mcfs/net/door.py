@@ -83,7 +83,7 @@ def program(rules: Rules) -> Program:
     of_servers = _sampled(rules.servers_part, except_for=symbol)
     return (
         *ours,
-        *(line for server in sorted(rules.servers)[:MAX_SERVERS] for line in _if_source(server, of_servers)),
+        *(line for server in sorted(rules.servers) for line in _if_source(server, of_servers)),
         *not_strict,
         *symbols,
         *(line for host in sorted(rules.shut_out) for line in _if_source(host, (_DROP,))),
@@ -133,6 +133,9 @@ class Door:
         """Another server has taken over: what it sends should not wait for the next look."""
         self._hurried = True
 
+    def is_due(self, now: float) -> bool:
+        return self._hurried or now >= self._looked + LOOK
+
     def next_timeout(self) -> float | None:
         """When to look; None if there is nothing to decide."""
         rules = self.rules
@@ -142,11 +145,9 @@ class Door:
         return None if idle else self._looked + LOOK
 
     def look(self, servers: Iterable[Host], only: frozenset[Host] | None, *, now: float) -> None:
-        """`servers`: all addresses that are known; `only`: those outside of which nothing but announcements is wanted
-        now, if there is such a limit."""
+        """Decide, if it `is_due`. `servers`: all addresses that are known; `only`: those outside of which nothing but
+        announcements is wanted now, if there is such a limit."""
         elapsed, known = now - self._looked, frozenset(servers)
-        if elapsed < LOOK and not self._hurried:
-            return
         self._hurried = False
         counted, self._counted, self._looked = self._counted, Counter(), now
         scale = LOOK / max(LOOK, elapsed)
@@ -154,9 +155,10 @@ class Door:
         self._shut_out(strangers, now)
         rest = sum(count for host, count in strangers.items() if not self._is_out(host, now))
         theirs = sum(count * scale for host, count in counted.items() if host in known)
+        wanted = only or frozenset()
         rules = Rules(
-            known if only is None else only | known,
-            only is not None,
+            frozenset([*sorted(wanted), *sorted(known - wanted)][:MAX_SERVERS]),
+            only is not None and len(wanted) <= MAX_SERVERS,
             frozenset(host for host in self._pauses if self._is_out(host, now)),
             _part(self.rules.servers_part, theirs),
             _part(self.rules.strangers_part, rest),

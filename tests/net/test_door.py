@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mcfs.net.door import ENOUGH, LOOK, MANY, MAX_COUNTED, MAX_SHUT_OUT, SHUT_OUT, Door, Program, Rules, program
+from mcfs.net.door import (
+    ENOUGH,
+    LOOK,
+    MANY,
+    MAX_COUNTED,
+    MAX_SERVERS,
+    MAX_SHUT_OUT,
+    SHUT_OUT,
+    Door,
+    Program,
+    Rules,
+    program,
+)
 from mcfs.net.receive import Receiver
 from mcfs.protocol import wire
 from mcfs.protocol.ids import Host
@@ -109,13 +121,28 @@ def test_a_new_server_need_not_wait_for_the_next_look() -> None:
     door = Door(Kernel().attach)
     door.look([SERVER], frozenset((SERVER,)), now=1.0)
     assert door.next_timeout() is None
-    door.look([SERVER, OTHER], frozenset((SERVER,)), now=1.01)
-    assert OTHER not in door.rules.servers
+    assert not door.is_due(1.01)
     door.hurry()
+    assert door.is_due(1.01)
     assert (door.next_timeout() or 2.0) <= 1.01
     door.look([SERVER, OTHER], frozenset((SERVER,)), now=1.01)
     assert OTHER in door.rules.servers
     assert door.next_timeout() is None
+
+
+def passes_strangers(door: Door) -> bool:
+    return not door.rules.strict
+
+
+def test_the_servers_of_shares_in_use_are_among_those_that_are_told_apart() -> None:
+    door = Door(Kernel().attach)
+    many = [Host(number.to_bytes(16, "big")) for number in range(1000)]
+    door.look([*many, SERVER], frozenset((SERVER,)), now=1.0)
+    assert SERVER in door.rules.servers
+    assert len(door.rules.servers) == MAX_SERVERS
+    assert len(program(door.rules)) < 4096
+    door.look(many, frozenset(many), now=2.0)
+    assert passes_strangers(door), "there are too many to tell them apart"
 
 
 def test_who_sends_too_many_is_shut_out_ever_longer() -> None:
