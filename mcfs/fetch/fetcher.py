@@ -8,6 +8,11 @@ A node that is wanted goes through these states::
                         +------------------------------+<-------------------------+
     `unwant`, or the deadline, ends it in any state; a channel that was joined is then left.
 
+Whose symbols are taken says sources.py. A node that a server's symbols made wrong, or that of a share of which this
+happened a moment ago, is *doubted*: somebody sends under the server's address. Then the senders are told apart by the
+order of their symbols (strands.py), the node stays JOINED until it is right, and now and then is left and joined again
+for another pass.
+
 Flow control: never more is joined than the receive buffer takes, nor more than `max_groups` channels. Changes of
 membership are made in batches (batches.py); the channels of an origin (a share) that has gone silent hold only a few
 places, so that a dead share cannot take those of a live one.
@@ -25,6 +30,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from mcfs.fetch.assemble import Assembly
 from mcfs.fetch.batches import HURRY, TICK, BatchBucket
 from mcfs.fetch.pace import Paces, Trail, source_range
+from mcfs.fetch.sources import Sources
+from mcfs.fetch.strands import Strands
 from mcfs.fetch.window import Window
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import BadDatagram, BadNode, Gone, NotAvailable, TimedOut
@@ -51,11 +58,18 @@ STALL: Final = 0.2
 """Seconds between two looks at the time after which the silence may have been ours: what came waits in the buffer."""
 SILENT_PLACES: Final = 4
 """Channels that an origin which was not heard for SILENCE may hold."""
-PENALTY: Final = 0.5
-"""Seconds that a source is set aside for after a node of it failed; doubles to MAX_PENALTY, and starts anew when it
-was right for as long as that."""
-MAX_PENALTY: Final = 60.0
-MAX_PENALISED: Final = 256
+MAX_WRONG: Final = 8
+"""Wrong assemblies of one node by sources of which nobody says that they are servers, after which it fails."""
+DOUBT: Final = 3.0
+"""Seconds after a wrong node of a server in which all its nodes are doubted."""
+PASS: Final = 0.3
+"""Seconds from the join of a doubted node until it is joined anew, for another pass, if as many symbols came as a pass
+has: what a queue and a change of membership take at 1 Gbit/s. If fewer came, later: that doubles to MAX_PASS."""
+MAX_PASS: Final = 2.0
+CHECKED: Final = 256 << 20
+"""Bytes a second of doubted nodes that are hashed: 5 % of a core."""
+CHECKED_AT_ONCE: Final = 0.1
+"""Seconds' worth of them at once."""
 ROUNDS: Final = 3
 """Of a server that sends everything round and round, after which a node that lacks symbols fails."""
 SLOW_SECONDS: Final = 0.4
@@ -145,6 +159,7 @@ class _Origin:
     last_heard: float = float("-inf")
     silence: float = SILENCE
     active_since: float = 0.0
+    doubted_until: float = NEVER
     period: float = 0.0
     """Seconds in which its server sends everything once; 0 if it sends what is asked for."""
 
@@ -177,6 +192,14 @@ class _Fetch:
     """Whether the window was in use when it was joined."""
     seal: NodeSeal | None = None
     """Of a share with a key."""
+    wrong: int = 0
+    """How often it was assembled with a wrong hash."""
+    doubted: bool = False
+    checking: bool = False
+    """An event gives a complete strand, and neither `accept` nor `reject` has come."""
+    pass_time: float = 2 * PASS
+    came: int = 0
+    """Symbols under the server's address since it was joined while it was doubted."""
 
 
 @dataclass(slots=True)
@@ -216,7 +239,8 @@ class Fetcher:
         self._origins: dict[bytes, _Origin] = {}
         self._periods: dict[bytes, float] = {}
         self._events: deque[Event] = deque()
-        self._penalties: dict[Host, tuple[float, float]] = {}
+        self.sources = Sources()
+        self._hashed, self._hashed_at = 0.0, NEVER
         self._checked = float("-inf")
         self._excused = float("-inf")
 
@@ -277,6 +301,10 @@ class Fetcher:
             elif fetch.state is State.JOINED:
                 fetch.patience = NODE_SILENCE
                 self._rejoin(fetch, now)
+
+    def only_sources(self, *, now: float) -> frozenset[Host] | None:
+        """The addresses outside of which no symbols are of use now; None if there is no such limit."""
+        return self.sources.only({fetch.origin.name for fetch in self._by_node.values()}, now=now)
 
     @property
     def window(self) -> int:
@@ -363,7 +391,7 @@ class Fetcher:
             sealed = datagrams[:, 1] == wire.SEALED
             if sealed.any():
                 gone, datagrams = bytes(datagrams[sealed][0]), datagrams[~sealed]
-        if datagrams.size and fetch.state is not State.DONE and not self._set_aside(source, now):
+        if datagrams.size and fetch.state is not State.DONE:
             self._tagged(fetch, seal.tag_key, source, datagrams, now)
         return gone
 
@@ -399,7 +427,7 @@ class Fetcher:
         fetch = self._fetches.get(group)
         if fetch is None:
             self.counters.foreign_datagrams += came
-        elif fetch.state is not State.DONE and not self._set_aside(source, now):
+        elif fetch.state is not State.DONE and self.sources.takes(fetch.origin.name, source, now=now):
             fetch.assemblies[source] = collected
             self._trace(fetch, seen, came, collected.t, now)
             self._count(fetch, source, collected, came, new, now)
@@ -429,17 +457,23 @@ class Fetcher:
         """The assembled bytes were right."""
         self.unwant(node, now=now)
 
-    def reject(self, node: Node, source: Host, *, now: float) -> None:
-        """The assembled bytes were wrong: set their source aside and fetch the node again."""
+    def reject(self, node: Node, source: Host, *, now: float) -> bool:
+        """The assembled bytes were wrong: go on with other sources, or with other symbols of a server. False when there
+        were too many of these: the caller should give the node up."""
         self.counters.failed_nodes += 1
-        self._penalise(source, now)
         fetch = self._by_node.get(node)
         if fetch is None:
-            return
-        fetch.assemblies.clear()
+            return True
+        fetch.wrong += 1
+        name = fetch.origin.name
+        self.sources.wrong(name, source, now=now)
+        if self.sources.is_server(name, source):
+            self._doubt(fetch, source, now)
+            return True
+        fetch.assemblies = {host: a for host, a in fetch.assemblies.items() if self.sources.is_server(name, host)}
         if fetch.state is State.DONE:
-            self._requeue(fetch)
-            fetch.not_before = now + TICK
+            self._resume(fetch, now)
+        return self.sources.are_known(name) or fetch.wrong < MAX_WRONG
 
     def events(self) -> Iterator[Event]:
         while self._events:
@@ -497,6 +531,7 @@ class Fetcher:
             self._check_silence(origin, now)
         for fetch in list(self._by_node.values()):
             self._check_node_silence(fetch, now)
+            self._check_pass(fetch, now)
 
     # --- inside: life of a fetch ---
 
@@ -532,7 +567,7 @@ class Fetcher:
         self._unqueue(fetch)
         if fetch.joined_at == NEVER:  # as long as it was queued, what its origin received was a sign of life
             fetch.last_named = max(fetch.last_named, fetch.origin.last_heard)
-        fetch.state, fetch.joined_at = State.JOINED, now
+        fetch.state, fetch.joined_at, fetch.came = State.JOINED, now, 0
         fetch.filled = self._outstanding >= self.window // 2
         if fetch.origin.joined == 0 and fetch.origin.last_heard < now - SILENCE:
             fetch.origin.active_since = now
@@ -564,14 +599,14 @@ class Fetcher:
         if fetch.origin.nodes == 0 and len(self._origins) > 1024:
             self._origins = {name: o for name, o in self._origins.items() if o.nodes}
 
-    def _fail(self, fetch: _Fetch, error: NotAvailable, now: float) -> None:
+    def _fail(self, fetch: _Fetch, error: NotAvailable | BadNode, now: float) -> None:
         self._end(fetch, now)
         self._events.append(Failed(fetch.node, error))
 
     def _symbols(self, fetch: _Fetch, source: Host, run: wire.SymbolRun, now: float) -> None:
-        if fetch.state is State.DONE or self._set_aside(source, now):
+        if fetch.state is State.DONE or not self.sources.takes(fetch.origin.name, source, now=now):
             return
-        assembly = self._assembly(fetch, source, run.symbols.shape[-1])
+        assembly = self._assembly(fetch, source, run.symbols.shape[-1], now)
         if assembly is None:
             return
         t = run.symbols.shape[-1]
@@ -582,8 +617,8 @@ class Fetcher:
     def _trace(self, fetch: _Fetch, seen: tuple[int, int, int] | None, came: int, t: int, now: float) -> None:
         """Symbols came, new or not: keep account of what part of the passes arrives."""
         reception = self.paces.reception(fetch.origin.name)
-        if reception is None:
-            return
+        if reception is None or now < fetch.origin.doubted_until:
+            return  # what is forged has numbers that look like loss
         tag = wire.TAG_SIZE if fetch.seal else 0
         reception.heard(8 * came * (t + tag + wire.HEADER_SIZE + wire.LINK_OVERHEAD), now=now)
         if seen is None or fetch.state is not State.JOINED or fetch.joined_at < reception.changed_at:
@@ -596,6 +631,11 @@ class Fetcher:
     def _count(self, fetch: _Fetch, source: Host, collected: Collected, came: int, new: int, now: float) -> None:
         self.counters.symbols += came
         self.counters.duplicates += came - new
+        if isinstance(collected, Strands):
+            fetch.came += came
+            fetch.origin.last_heard, fetch.origin.silence = now, SILENCE
+            self._sorted_out(fetch, source, collected, new, now)
+            return
         if not new:
             return
         self._progress(fetch, now)
@@ -620,19 +660,86 @@ class Fetcher:
         fetch.state = State.DONE
         self._events.append(Assembled(fetch.node, data, source, fetch.seal))
 
-    def _assembly(self, fetch: _Fetch, source: Host, t: int) -> Assembly | None:
+    def _assembly(self, fetch: _Fetch, source: Host, t: int, now: float) -> Assembly | Strands | None:
         assembly = fetch.assemblies.get(source)
-        if isinstance(assembly, Assembly) and assembly.t == t:
+        if isinstance(assembly, Assembly | Strands) and assembly.t == t:
             return assembly
         if t != fec.symbol_size(fetch.length, t):
             self.counters.bad_datagrams += 1
             return None
-        if assembly is None and len(fetch.assemblies) >= MAX_SOURCES:
-            # Who has sent least gives way: a liar who keeps the server out has to send as much as it does.
-            least = max(fetch.assemblies, key=lambda host: fetch.assemblies[host].missing)
-            del fetch.assemblies[least]
-        fetch.assemblies[source] = assembly = Assembly(fetch.length, t)
+        name = fetch.origin.name
+        strangers = [host for host in fetch.assemblies if not self.sources.is_server(name, host)]
+        if (
+            source not in fetch.assemblies
+            and len(strangers) >= MAX_SOURCES
+            and not self.sources.is_server(name, source)
+        ):
+            # Who has sent least gives way: a liar who keeps another one out has to send as much as he does.
+            del fetch.assemblies[max(strangers, key=lambda host: fetch.assemblies[host].missing)]
+        doubted = (fetch.doubted or now < fetch.origin.doubted_until) and self.sources.is_server(name, source)
+        fetch.doubted = fetch.doubted or doubted
+        fetch.assemblies[source] = assembly = (Strands if doubted else Assembly)(fetch.length, t)
         return assembly
+
+    # --- inside: doubted nodes ---
+
+    def _doubt(self, fetch: _Fetch, source: Host, now: float) -> None:
+        """A server's symbols were wrong, so some of them are of somebody else."""
+        fetch.checking = False
+        fetch.origin.doubted_until = now + DOUBT
+        for other in [other for other in self._trails if other.origin is fetch.origin]:
+            del self._trails[other]
+            other.trail = None
+        if isinstance(fetch.assemblies.get(source), Strands):
+            return
+        fetch.doubted = True
+        fetch.assemblies.pop(source, None)
+        if fetch.state is State.DONE:
+            self._requeue(fetch)
+            fetch.not_before = now + TICK
+
+    def _sorted_out(self, fetch: _Fetch, source: Host, strands: Strands, new: int, now: float) -> None:
+        if new:
+            self._progress(fetch, now)
+            if fetch.state is State.JOINED:
+                self._lacks(fetch, min(fetch.missing, strands.missing))
+        if fetch.checking or not strands.complete or not self._may_hash(now):
+            return
+        data = strands.data()
+        if data is not None:
+            self._hashed += fetch.length
+            fetch.checking = True
+            self._events.append(Assembled(fetch.node, data, source, fetch.seal))
+
+    def _may_hash(self, now: float) -> bool:
+        self._hashed = max(0.0, self._hashed - CHECKED * (now - self._hashed_at))
+        self._hashed_at = now
+        return self._hashed <= CHECKED * CHECKED_AT_ONCE
+
+    def _resume(self, fetch: _Fetch, now: float) -> None:
+        """A node was done and wrong: stay in its channel if that is still joined."""
+        if fetch.group in self._joined and self._leaves.pop(fetch.group, None) is not None:
+            fetch.state = State.JOINED
+            fetch.origin.joined += 1
+            self._lacks(fetch, min((a.missing for a in fetch.assemblies.values()), default=fetch.length))
+        else:
+            self._requeue(fetch)
+            fetch.not_before = now + TICK
+
+    def _check_pass(self, fetch: _Fetch, now: float) -> None:
+        """A doubted node needs whole passes, and bursts of repair are of no use to it."""
+        if fetch.state is not State.JOINED or not fetch.doubted or fetch.checking:
+            return
+        waited, collected = now - fetch.joined_at, fetch.assemblies.values()
+        fetch.origin.doubted_until = max(fetch.origin.doubted_until, now + DOUBT)
+        if waited > PASS and any(fetch.came * each.t >= fetch.length for each in collected):
+            for each in collected:
+                if isinstance(each, Strands):
+                    each.next_pass()
+            self._rejoin(fetch, now)
+        elif waited > fetch.pass_time:
+            fetch.pass_time = min(MAX_PASS, fetch.pass_time * 2)
+            self._rejoin(fetch, now)
 
     # --- inside: pace classes ---
 
@@ -740,9 +847,14 @@ class Fetcher:
         if fetch.state is State.QUEUED or fetch.origin.period:  # others of its origin do arrive
             heard = max(heard, fetch.origin.last_heard)
         if now - max(heard, fetch.wanted_at) > self.limits.timeout:
-            self._fail(fetch, TimedOut(f"nothing heard for {self.limits.timeout:g} s"), now)
+            self._fail(fetch, self._late(fetch, f"nothing heard for {self.limits.timeout:g} s"), now)
         elif now - fetch.wanted_at > (longest := self.max_wait(fetch.origin.name)):
-            self._fail(fetch, TimedOut(f"not complete after {longest:g} s"), now)
+            self._fail(fetch, self._late(fetch, f"not complete after {longest:g} s"), now)
+
+    @staticmethod
+    def _late(fetch: _Fetch, what: str) -> TimedOut | BadNode:
+        """Where symbols were wrong that is the reason, and asking again soon is not in vain."""
+        return BadNode(f"wrong symbols came; {what}") if fetch.wrong else TimedOut(what)
 
     def _check_silence(self, origin: _Origin, now: float) -> None:
         """Nothing at all of the origin: leave, wait a tick, join again, a few channels at a time."""
@@ -769,18 +881,6 @@ class Fetcher:
         self._unjoin(fetch)
         self._leave(fetch.group, now)
         self._requeue(fetch)
-
-    # --- inside: sources ---
-
-    def _penalise(self, source: Host, now: float) -> None:
-        until, pause = self._penalties.pop(source, (now, PENALTY / 2))
-        pause = PENALTY if now > until + MAX_PENALTY else min(MAX_PENALTY, pause * 2)
-        if len(self._penalties) >= MAX_PENALISED:
-            self._penalties.pop(next(iter(self._penalties)))
-        self._penalties[source] = (now + pause, pause)
-
-    def _set_aside(self, source: Host, now: float) -> bool:
-        return bool(self._penalties) and now < self._penalties.get(source, (now, 0.0))[0]
 
 
 __all__ = ["Assembled", "Changes", "Event", "Failed", "Fetcher", "Limits"]

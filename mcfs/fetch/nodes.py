@@ -40,8 +40,6 @@ RETRY: Final = 1.0
 """Seconds after a time-out in which asking for the node again fails at once: the kernel reads twice what failed."""
 MAX_TIMED_OUT: Final = 256
 """Nodes whose time-out is remembered: as many as can be joined, so as many as can time out together."""
-MAX_REJECTIONS: Final = 8
-"""Wrong assemblies of one node, from sources set aside ever longer, after which its readers get an error."""
 
 
 class NodeCache(Protocol):
@@ -93,7 +91,6 @@ class _Pending:
     awaited: bool = False
     """Somebody waits for it."""
     loading: bool = False
-    rejections: int = 0
     unverified: Assembled | None = None
     children: set[Node] = field(default_factory=set)
     """Nodes that wait for this page."""
@@ -348,9 +345,7 @@ class NodeTree:
             data = aligned(event.seal.open_untrusted(event.data, digest)) if event.seal else event.data
             self._check(event.node, data, digest)
         except BadNode as error:
-            pending.rejections += 1
-            self._fetcher.reject(event.node, event.source, now=now)
-            if pending.rejections >= MAX_REJECTIONS:
+            if not self._fetcher.reject(event.node, event.source, now=now):
                 self._fail(pending, error, now)
             return
         self._fetcher.accept(event.node, now=now)

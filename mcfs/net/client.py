@@ -28,6 +28,7 @@ from mcfs.fetch.pinfile import KnownPublishers
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
 from mcfs.fetch.shares import KeyChanged, Remark, Share, ShareTable, VersionRaised
 from mcfs.fetch.trust import Trust
+from mcfs.net.door import Door
 from mcfs.net.gathering import Gathering
 from mcfs.net.keeper import Keeper
 from mcfs.net.kernel import jiffy
@@ -45,7 +46,7 @@ from mcfs.protocol.announce import (
 from mcfs.protocol.beacon import decode_beacon_untrusted
 from mcfs.protocol.catalog import Entry, FileEntry, Listing, decode_listing_untrusted
 from mcfs.protocol.errors import BadDatagram, BadNode, NoKey, NotAvailable, TimedOut, Untrusted, WrongKey
-from mcfs.protocol.ids import Group, Node, ObjectRef
+from mcfs.protocol.ids import Group, Host, Node, ObjectRef
 from mcfs.protocol.printable import printable
 from mcfs.protocol.seal import open_control_untrusted
 
@@ -69,7 +70,8 @@ MAX_WAIT: Final = 300.0
 """Seconds that a read may take at all."""
 CONTROL_RATE: Final = 200
 """Control datagrams a second whose signatures are checked: 100 us each, and up to seven times as much for a publisher
-that has changed its key. Announcements by publishers that count have so many, and so have others, and so has gone."""
+that has changed its key. There are so many for the servers that are known by their addresses, so many for others that
+claim a key which counts, so many for the rest, and so many for gone."""
 BEACON_RATE: Final = 500
 """Beacons a second that are looked at, of all shares: 20 shares in use."""
 CACHE_READERS: Final = 2
@@ -151,6 +153,7 @@ class Client:
         self._known, self._trust = _known_publishers(settings.trust)
         self._keeper: Keeper | None = None
         self._receiver = receiver or Receiver(settings.port)
+        self._door = Door(self._receiver.attach)
         self._cache = Cache.open(settings.cache_dir)
         self._keyring = Keyring(settings.keys, settings.scope)
         self._keyed_group = addressing.keyed_group(settings.scope)
@@ -190,7 +193,8 @@ class Client:
         self._waited: dict[bytes, list[str]] = {}
         """What would have been said of shares that somebody waits for: he is told first."""
         self._control_budget = _Budget(CONTROL_RATE)
-        self._stranger_budget = _Budget(CONTROL_RATE)
+        self._claimed_budget = _Budget(CONTROL_RATE)
+        self._strangers_budget = _Budget(CONTROL_RATE)
         self._gone_budget = _Budget(CONTROL_RATE)
         self._beacon_budget = _Budget(BEACON_RATE)
         self._followers = TreeFollowers()
@@ -477,6 +481,8 @@ class Client:
             self._fetcher.paces.dropped(self._receiver.kernel_drops())
             self._fetcher.handle_timeout(now=now)
             self._fetcher.repace(self._tree.group, now=now)
+            if self._door.is_due(now):
+                self._door.look(self._fetcher.sources.servers(), self._fetcher.only_sources(now=now), now=now)
             self._memberships.repeat(now=now)
             for announcement in self._shares.settle(now=now):
                 self._live(announcement, now)
@@ -491,6 +497,7 @@ class Client:
             self._memberships.next_timeout(),
             self._shares.next_timeout(),
             self._fetcher.next_timeout(now=now),
+            self._door.next_timeout(),
         )
         return min((t for t in times if t is not None), default=now + 60.0) - now
 
@@ -530,11 +537,19 @@ class Client:
 
     def _received(self, run: Run, now: float) -> None:
         if self._memberships.is_control(run.group):
+            self._count(run, now)
             self._control(run, now)
             return
         gone = self._fetcher.receive(run.group, run.source, run.datagrams, now=now)
         if gone is not None:
-            self._gone(run.group, gone, now)
+            self._gone(run, gone, now)
+
+    def _count(self, run: Run, now: float) -> None:
+        """Of one that goes on for long the rules must hear soon."""
+        self._door.came(run.source, run.datagrams.size // run.datagrams.shape[-1])
+        due = self._door.next_timeout()
+        if due is not None and now >= due:
+            self._wake.set()
 
     def _control(self, run: Run, now: float) -> None:
         for row in run.rows():
@@ -554,8 +569,7 @@ class Client:
 
     def _announced(self, body: bytes, run: Run, now: float) -> None:
         """Raises BadDatagram."""
-        counts = self._shares.counts(claimed_publisher_untrusted(body))
-        if not (self._control_budget if counts else self._stranger_budget).take(now):
+        if not self._budget_for(run.source, body).take(now):
             return
         announcement = replace(decode_announcement_untrusted(body), keys=self._keyring.keys_of(run.group))
         if self._share_names.get(run.group, announcement.name) != announcement.name:
@@ -573,12 +587,22 @@ class Client:
         elif settles != self._shares.next_timeout():
             self._wake.set()
 
+    def _budget_for(self, source: Host, body: bytes) -> _Budget:
+        """What the check of an announcement is taken from: nobody can use up what others have. Raises BadDatagram."""
+        if source in self._door.rules.servers:
+            return self._control_budget
+        counts = self._shares.counts(claimed_publisher_untrusted(body))
+        return self._claimed_budget if counts else self._strangers_budget
+
     def _live(self, announcement: Announcement, now: float) -> None:
         """The publisher of a share has announced it just now."""
         name = announcement.name
         share = self._shares.get(name)
         if share is None:
             return
+        if self._fetcher.sources.announced(name, map(Host, announcement.addresses)):
+            self._door.hurry()
+            self._wake.set()
         if announcement.addresses:
             server = announcement.publisher + announcement.addresses[0]
             self._fetcher.paces.announced(name, server, announcement.rate, now=now)
@@ -589,7 +613,9 @@ class Client:
         self._news.set()
         self._news = trio.Event()
 
-    def _gone(self, group: Group, datagram: bytes, now: float) -> None:
+    def _gone(self, run: Run, datagram: bytes, now: float) -> None:
+        self._count(run, now)
+        group = run.group
         origin = self._fetcher.origin_of(group)
         share = self._shares.get(origin) if origin is not None else None
         try:
@@ -600,7 +626,8 @@ class Client:
             kind, body = wire.control_untrusted(datagram)
             if kind != wire.GONE or not self._shares.is_publisher(origin, claimed_publisher_untrusted(body)):
                 raise BadDatagram("gone: not by the publisher")
-            if not self._gone_budget.take(now):
+            known = run.source in self._door.rules.servers
+            if not (self._control_budget if known else self._gone_budget).take(now):
                 return
             _, named, time_ms = decode_gone_untrusted(body)
         except BadDatagram:

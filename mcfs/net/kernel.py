@@ -16,6 +16,7 @@ _NET: Final = Path("/proc/thread-self/net")
 _SYSCTL: Final = Path("/proc/sys/net")
 _CLOCK_MONOTONIC_COARSE: Final = 6
 """linux/time.h; the time module does not name it."""
+_OVERFLOWS: Final = "Udp6RcvbufErrors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,16 @@ def parse_counters(text: str) -> MldCounters:
         )
     except KeyError as error:
         raise ValueError(f"no counter {error}") from None
+
+
+def buffer_overflows() -> int | None:
+    """UDP datagrams over IPv6 that found a receive buffer full, of all sockets (RFC 4113; /proc/net/snmp6)."""
+    with suppress(OSError, ValueError):
+        for line in (_NET / "snmp6").read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == _OVERFLOWS:
+                return int(count)
+    return None
 
 
 def is_member(ifindex: int, group: bytes) -> bool | None:

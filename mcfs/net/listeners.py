@@ -134,6 +134,11 @@ class ReportReader:
             raise
         return True
 
+    def sample(self, part: float) -> None:
+        """Hand up only this part of what comes, drawn at random."""
+        with contextlib.suppress(OSError):
+            attach_filter(self._socket, (*sampled(part), _PASS))
+
     def rejoin(self) -> None:
         """Join the routers' groups anew, after IPv6 came back to the interface: where it was taken away, for instance
         by an MTU below 1,280, the kernel has forgotten who was a member. An interface that has gone is no error."""
@@ -239,6 +244,11 @@ class OldReportReader:
                 self.refused += 1
         return messages
 
+    def sample(self, part: float) -> None:
+        """Hand up only this part of what comes, drawn at random."""
+        with contextlib.suppress(OSError):
+            attach_filter(self._socket, (*sampled(part), *_OLD_MESSAGES_ONLY))
+
     def _set_options(self) -> None:
         attach_filter(self._socket, _OLD_MESSAGES_ONLY)
         self._socket.bind((self.name, _ETH_P_IPV6))
@@ -282,6 +292,11 @@ def _pass_only(types: tuple[int, ...]) -> bytes:
 _LOAD_BYTE: Final = 0x30
 _JUMP_EQUAL: Final = 0x15
 _RETURN: Final = 0x06
+_LOAD_WORD: Final = 0x20
+_JUMP_ABOVE: Final = 0x25
+_RANDOM: Final = 0xFFFFF000 + 56
+"""Ancillary data: 32 random bits."""
+_PASS: Final = (_RETURN, 0, 0, 0xFFFFFFFF)
 
 _OLD_MESSAGES_ONLY: Final = (
     (_LOAD_BYTE, 0, 0, 6),  # next header: hop-by-hop
@@ -296,6 +311,13 @@ _OLD_MESSAGES_ONLY: Final = (
     (_RETURN, 0, 0, 0xFFFF),
     (_RETURN, 0, 0, 0),
 )
+
+
+def sampled(part: float) -> tuple[tuple[int, int, int, int], ...]:
+    """The beginning of a program that drops all but a part, drawn at random."""
+    if part >= 1:
+        return ()
+    return ((_LOAD_WORD, 0, 0, _RANDOM), (_JUMP_ABOVE, 0, 1, int(part * 0xFFFFFFFF)), (_RETURN, 0, 0, 0))
 
 
 def attach_filter(sock: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from mcfs.net.listeners import DeafReader, OldReportReader, ReportReader
 from mcfs.net.peers import PeerSocket
 from mcfs.net.reconcile import faster, is_ready
+from mcfs.net.reportload import ReportLoad
 from mcfs.net.transmit import Transmitter
 from mcfs.protocol import mld
 from mcfs.protocol.errors import BadDatagram
@@ -71,6 +72,15 @@ class Port:
     twin: Port | None = None
     """The port that serves this link instead of this one."""
     passive_until: float = 0.0
+    load: ReportLoad = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.load = ReportLoad(self._sample)
+
+    def _sample(self, part: float) -> None:
+        self.reader.sample(part)
+        if self.old_reader is not None:
+            self.old_reader.sample(part)
 
     @property
     def name(self) -> str:

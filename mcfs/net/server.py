@@ -145,7 +145,8 @@ class Server:
 
     async def _read(self, port: Port, reader: ReportReader | DeafReader | OldReportReader) -> None:
         while True:
-            await trio.lowlevel.wait_readable(reader.fileno())
+            with trio.move_on_after(port.load.patience):
+                await trio.lowlevel.wait_readable(reader.fileno())
             self._drain(port, reader)
             self._wake.set()
             await trio.sleep(GATHER)
@@ -155,6 +156,8 @@ class Server:
         for envelope, message in reader.receive():
             if not self._ports.is_own(port, envelope, message, now=now) and not port.passive:
                 port.link.receive(envelope, message, now=now)
+        done = self._clock()
+        port.load.spent(done - now, now=done)
 
     async def _read_peers(self, port: Port) -> None:
         while True:

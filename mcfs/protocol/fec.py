@@ -27,12 +27,24 @@ ALIGNMENT: Final = 8
 MAX_ESI: Final = (1 << 24) - 1
 MAX_SOURCE_SYMBOLS: Final = 56403
 """K'_max of RFC 6330 section 5.1.2."""
+FEW: Final = 1024
+"""Source symbols of any size."""
+LEAST: Final = 1024
+"""Bytes of a symbol where there are more: at an MTU of 1,280, the least of IPv6, a sender's have 1,200."""
 _MAX_SUB_BLOCKS: Final = 22
 
 
 def symbol_size(length: int, max_symbol_size: int) -> int:
     """T for a node of `length` bytes: the largest that fits the MTU, or less for a node smaller than one symbol."""
     return min(max_symbol_size, -(-length // ALIGNMENT) * ALIGNMENT)
+
+
+def is_symbol_size(length: int, t: int) -> bool:
+    """Whether a receiver takes symbols of this size, for a node of `length` bytes. Decoding costs 3 us for each symbol,
+    however short it is: a node of 1 MiB in symbols of 24 bytes would take a processor 0.2 s."""
+    return (
+        t >= ALIGNMENT and t % ALIGNMENT == 0 and source_symbols(length, t) <= max(FEW, source_symbols(length, LEAST))
+    )
 
 
 def source_symbols(length: int, t: int) -> int:

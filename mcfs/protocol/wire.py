@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mcfs.protocol.errors import BadDatagram
-from mcfs.protocol.fec import ALIGNMENT, MAX_ESI, MAX_SOURCE_SYMBOLS, Esis, Symbols
+from mcfs.protocol.fec import ALIGNMENT, MAX_ESI, Esis, Symbols, is_symbol_size
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -129,7 +129,7 @@ def symbol_run_untrusted(datagrams: Symbols, node_size: int) -> SymbolRun:
     """
     size = datagrams.shape[-1]
     t = size - HEADER_SIZE
-    if t < ALIGNMENT or t % ALIGNMENT or -(-node_size // t) > MAX_SOURCE_SYMBOLS or datagrams.size == 0:
+    if not is_symbol_size(node_size, t) or datagrams.size == 0:
         raise BadDatagram("symbol size")
     header = np.ascontiguousarray(datagrams[..., :HEADER_SIZE]).reshape(-1).view(_HEADER_DTYPE)
     esis = header["esi"].astype(np.uint32)

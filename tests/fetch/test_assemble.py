@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from mcfs.fetch.assemble import Assembly
+from mcfs.fetch.assemble import MAX_DECODES, Assembly
 from mcfs.protocol import fec, wire
 
 if TYPE_CHECKING:
@@ -70,3 +70,41 @@ def test_duplicates_are_not_new() -> None:
     repair = wire.symbol_run_untrusted(datagrams[[11, 10, 11]], 640)
     assert assembly.add(repair) == 2
     assert assembly.data() is None
+
+
+def same_symbols(k: int, count: int) -> list[int]:
+    """Numbers of repair symbols of which each two are made of the same source symbols."""
+    source = np.random.default_rng(1).integers(0, 256, (k, 8), dtype=np.uint8)
+    repair = fec.Encoder(source).repair(0, 100_000)
+    first: dict[bytes, int] = {}
+    found: list[int] = []
+    for number, symbol in enumerate(repair):
+        other = first.setdefault(symbol.tobytes(), number)
+        if other != number:
+            found += [k + other, k + number]
+    assert len(found) >= count, "the test needs more symbols"
+    return found[:count]
+
+
+def test_symbols_that_cannot_be_decoded_are_not_tried_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever chooses the numbers can make every attempt fail."""
+    k, t, tried = 200, 64, 0
+    decode = fec.Decoder.add
+
+    def add(self: fec.Decoder, esis: fec.Esis, symbols: Symbols) -> Symbols | None:
+        nonlocal tried
+        tried += len(esis)
+        return decode(self, esis, symbols)
+
+    monkeypatch.setattr(fec.Decoder, "add", add)
+    pairs = same_symbols(k, 100)
+    assembly, data = Assembly(k * t, t), None
+    esis = [*range(k - 100), *pairs, *range(k + 200_000, k + 200_000 + 50)]
+    rows = np.zeros((1, t), dtype=np.uint8)
+    came = 0
+    while data is None:
+        esi = np.array([esis[came]], dtype=np.uint32)
+        assembly.add(wire.symbol_run_untrusted(wire.frame(k * t, esi, rows + np.uint8(came % 251)), k * t))
+        came, data = came + 1, assembly.data()
+    assert came == tried == k + MAX_DECODES - 1
+    assert len(data) == k * t, "to be refused by its hash"

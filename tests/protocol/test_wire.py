@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mcfs.protocol import fec, wire
 from mcfs.protocol.beacon import MAX_CHANNELS, decode_beacon_untrusted, encode_beacon
 from mcfs.protocol.errors import BadDatagram
-from mcfs.protocol.ids import Group
+from mcfs.protocol.ids import MAX_BLOCK_SIZE, Group
 
 from .hostile import patient
 
@@ -55,7 +55,7 @@ class TestSymbolRun:
     @patient
     @given(st.lists(esi, min_size=1, max_size=20), sizes, st.integers(1, 1 << 24), st.integers(0, 99))
     def test_comes_back(self, numbers: list[int], t: int, length: int, seed: int) -> None:
-        length = min(length, t * fec.MAX_SOURCE_SYMBOLS)
+        length = min(length, t * fec.FEW)
         sent = symbols(len(numbers), t, seed)
         run = wire.symbol_run_untrusted(wire.frame(length, np.array(numbers, dtype=np.uint32), sent), length)
         assert run.esis.tolist() == numbers
@@ -94,12 +94,21 @@ class TestSymbolRun:
         with pytest.raises(BadDatagram):
             wire.symbol_run_untrusted(np.empty((0, 20), dtype=np.uint8), 100)
 
-    def test_more_source_symbols_than_there_can_be(self) -> None:
-        most = 8 * fec.MAX_SOURCE_SYMBOLS
-        for length, fits in ((most, True), (most + 1, False)):
-            framed = wire.frame(length, np.arange(1, dtype=np.uint32), symbols(1, 8))
-            with contextlib.nullcontext() if fits else pytest.raises(BadDatagram):
-                wire.symbol_run_untrusted(framed, length)
+    @pytest.mark.parametrize(
+        ("length", "t", "fits"),
+        [
+            (8 * fec.FEW, 8, True),
+            (8 * fec.FEW + 1, 8, False),
+            (MAX_BLOCK_SIZE, 1024, True),
+            (MAX_BLOCK_SIZE, 1016, False),
+            (MAX_BLOCK_SIZE, 1200, True),
+            (1 << 20, 24, False),
+        ],
+    )
+    def test_how_many_source_symbols_there_may_be(self, length: int, t: int, fits: bool) -> None:
+        framed = wire.frame(length, np.arange(1, dtype=np.uint32), symbols(1, t))
+        with contextlib.nullcontext() if fits else pytest.raises(BadDatagram):
+            wire.symbol_run_untrusted(framed, length)
 
     @patient
     @given(st.binary(max_size=2000), st.integers(1, 8), st.integers(1, 1 << 24))

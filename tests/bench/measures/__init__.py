@@ -21,7 +21,7 @@ MEASURES: Final[dict[str, Measure]] = {
     **plugged_in.MEASURES,
     **keyed.MEASURES,
 }
-LONG: Final = ("mld",)
+LONG: Final = ("mld", "attacker")
 """Measured only if asked for."""
 
 

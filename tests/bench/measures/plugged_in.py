@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tests.bench.summary import Row
-from tests.netlab import bench_files, bench_latency, bench_mld
+from tests.netlab import bench_attacker, bench_files, bench_latency, bench_mld
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,6 +55,16 @@ def mld(bench: Bench) -> Iterator[Row]:
             yield Row(what, value, goal)
 
 
+def attacker(bench: Bench) -> Iterator[Row]:
+    """A transfer beside a host that sends noise, forged and old datagrams and reports at 200 Mbit/s."""
+
+    def wire_site(clients: int) -> AbstractContextManager[Site]:
+        return bench.site(clients, wire=True)
+
+    for what, value, goal in bench_attacker.attacker(wire_site, bench.options.size):
+        yield Row(what, value, goal)
+
+
 MEASURES: Final[dict[str, Callable[[Bench], Iterator[Row]]]] = {
     "first-byte": plugged(
         bench_latency.first_byte,
@@ -71,4 +81,5 @@ MEASURES: Final[dict[str, Callable[[Bench], Iterator[Row]]]] = {
         for name, function in bench_files.MEASURES.items()
     },
     "mld": mld,
+    "attacker": attacker,
 }

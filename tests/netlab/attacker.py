@@ -1,0 +1,292 @@
+"""A host that sends what nobody should send, at a steady rate; run inside a host of the lab.
+
+    python -m tests.netlab.attacker KIND PID MBITS [SOURCE [RECORDED]]
+
+It speaks in the groups that the host of process PID has joined, as whoever listens to the link can. It writes whole
+frames, so it can take any SOURCE address. It prints `ready` when it begins, and on SIGTERM what it has sent, as JSON.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import signal
+import socket
+import struct
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from nacl.signing import SigningKey
+
+from mcfs.cli.lab import INTERFACE
+from mcfs.protocol import addressing, fec, mld, wire
+from mcfs.protocol.announce import Announcement, encode_announcement, encode_gone
+from mcfs.protocol.beacon import encode_beacon
+from mcfs.protocol.catalog import Attributes, DirectoryEntry, Owners
+from mcfs.protocol.ids import DEFAULT_BLOCK_SIZE, Digest, Group, ObjectRef
+from mcfs.protocol.mld import OldMessage, Query, Record, RecordType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NODE_SIZE: Final = DEFAULT_BLOCK_SIZE
+SYMBOL_SIZE: Final = wire.max_symbol_size()
+LOOK: Final = 0.02
+"""Seconds between two looks at what the victim listens to: a client changes that every 40 ms."""
+BURST: Final = 0.002
+"""Seconds' worth of frames that are sent at once."""
+FORGED: Final = 200
+"""Announcements signed beforehand."""
+_NO_ROOM: Final = 0.0002
+_UDP: Final = 17
+_ICMPV6: Final = 58
+_HOP_BY_HOP: Final = 0
+_FRAME: Final = struct.Struct(">6s6sH")
+_IPV6: Final = struct.Struct(">IHBB16s16s")
+_UDP_HEADER: Final = struct.Struct(">HHHH")
+_SYMBOL_HEADER: Final = struct.Struct(">BBHII")
+_ETH_P_IPV6: Final = 0x86DD
+_MAC: Final = bytes.fromhex("02000000ad0e")
+_ETHERNET_EXTRA: Final = 4
+"""The frame check, which no program sees."""
+_LOWEST: Final = bytes.fromhex("fe80") + bytes(13) + b"\1"
+
+
+@dataclass(slots=True)
+class Victim:
+    """What the attacked host listens to, looked up again when that is old."""
+
+    pid: int
+    numbers: random.Random
+    _groups: list[bytes] = field(default_factory=list)
+    _looked: float = float("-inf")
+
+    def groups(self) -> list[bytes]:
+        now = time.monotonic()
+        if now > self._looked + LOOK:
+            self._looked = now
+            with suppress(OSError):
+                lines = [line.split() for line in Path(f"/proc/{self.pid}/net/igmp6").read_text().splitlines()]
+                self._groups = [bytes.fromhex(line[2]) for line in lines if line[1] == INTERFACE]
+        return [group for group in self._groups if group[0] == 0xFF and group[1] & 15 > mld.MIN_SCOPE]
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    victim: Victim
+    source: bytes
+    numbers: random.Random
+    recorded: tuple[tuple[bytes, bytes], ...] = ()
+    """Groups and datagrams."""
+
+
+# --- frames ----------------------------------------------------------------------------------------------------------
+
+
+def udp(source: bytes, group: bytes, payload: bytes) -> bytes:
+    length = _UDP_HEADER.size + len(payload)
+    header = _UDP_HEADER.pack(wire.DEFAULT_PORT, wire.DEFAULT_PORT, length, 0)
+    pseudo = source + group + length.to_bytes(4, "big") + _UDP.to_bytes(4, "big")
+    total = int.from_bytes((pseudo + header + payload).ljust(40 + (length + 1) // 2 * 2, b"\0"), "big") % 0xFFFF
+    checksum = (0xFFFF - total) or 0xFFFF
+    return ipv6(source, group, _UDP, header[:6] + checksum.to_bytes(2, "big") + payload)
+
+
+def icmp(source: bytes, destination: bytes, message: bytes) -> bytes:
+    message = mld.with_checksum(source, destination, message)
+    return ipv6(source, destination, _HOP_BY_HOP, mld.ROUTER_ALERT_HOP_BY_HOP + message)
+
+
+def ipv6(source: bytes, group: bytes, following: int, payload: bytes) -> bytes:
+    head = _FRAME.pack(b"\x33\x33" + group[-4:], _MAC, _ETH_P_IPV6)
+    return head + _IPV6.pack(6 << 28, len(payload), following, 1, source, group) + payload
+
+
+# --- what is sent ----------------------------------------------------------------------------------------------------
+
+
+def noise(attack: Attack) -> Iterator[bytes]:
+    """Random bytes of all lengths, half of them behind a version and a type; to every group."""
+    numbers = attack.numbers
+    while True:
+        for group in attack.victim.groups() or [mld.ALL_NODES]:
+            payload = numbers.randbytes(numbers.randrange(1440))
+            if numbers.random() < 0.5:
+                payload = bytes((wire.VERSION, numbers.randrange(6))) + payload
+            yield udp(attack.source, group, payload)
+
+
+def symbols(attack: Attack) -> Iterator[bytes]:
+    """Whole blocks of symbols with right headers and wrong bytes: what comes of them can be decoded."""
+    k = fec.source_symbols(NODE_SIZE, SYMBOL_SIZE)
+    while True:
+        group = attack.numbers.choice(attack.victim.groups() or [mld.ALL_NODES])
+        for esi in range(k):
+            yield symbol(attack, group, esi)
+
+
+def drip(attack: Attack) -> Iterator[bytes]:
+    """One wrong symbol after the other, each of another channel: one is enough to spoil a block."""
+    k = fec.source_symbols(NODE_SIZE, SYMBOL_SIZE)
+    while True:
+        for group in attack.victim.groups() or [mld.ALL_NODES]:
+            yield symbol(attack, group, attack.numbers.randrange(2 * k))
+
+
+def many(attack: Attack) -> Iterator[bytes]:
+    """The same as `symbols`, each block under an address that nobody has heard of."""
+    numbers = attack.numbers
+    k = fec.source_symbols(NODE_SIZE, SYMBOL_SIZE)
+    while True:
+        liar = Attack(attack.victim, bytes.fromhex("fe80") + bytes(6) + numbers.randbytes(8), numbers)
+        group = numbers.choice(attack.victim.groups() or [mld.ALL_NODES])
+        for esi in range(k):
+            yield symbol(liar, group, esi)
+
+
+def symbol(attack: Attack, group: bytes, esi: int) -> bytes:
+    header = _SYMBOL_HEADER.pack(wire.VERSION, wire.SYMBOL, 0, NODE_SIZE, esi)
+    return udp(attack.source, group, header + esi.to_bytes(4, "big") * (SYMBOL_SIZE // 4))
+
+
+def replay(attack: Attack) -> Iterator[bytes]:
+    """Genuine datagrams of the past."""
+    while True:
+        for group, datagram in attack.recorded:
+            yield udp(attack.source, group, datagram)
+
+
+def announcements(attack: Attack) -> Iterator[bytes]:
+    """Announcements of the same and of other names by another publisher, gones and beacons of his, and damaged ones."""
+    key = SigningKey(attack.numbers.randbytes(32))
+    made = [wire.control(wire.ANNOUNCEMENT, forged(key, number, attack)) for number in range(FORGED)]
+    gone = wire.control(wire.GONE, encode_gone(Group(mld.ALL_NODES), 1, key))
+    controls = (
+        addressing.catalogue_group(addressing.SITE_LOCAL),
+        addressing.share_group(b"data", addressing.SITE_LOCAL),
+    )
+    while True:
+        for number, datagram in enumerate(made):
+            groups = attack.victim.groups()
+            damaged = bytearray(datagram)
+            damaged[attack.numbers.randrange(4, len(damaged))] ^= 1
+            yield udp(attack.source, controls[number % 2], datagram)
+            yield udp(attack.source, controls[1], bytes(damaged))
+            for group in groups[:2]:
+                yield udp(attack.source, group, gone)
+            beacon = encode_beacon([Group(group) for group in groups[:80]] or [Group(mld.ALL_NODES)])
+            yield udp(attack.source, controls[1], wire.control(wire.BEACON, beacon, 500))
+
+
+def forged(key: SigningKey, number: int, attack: Attack) -> bytes:
+    name = b"data" if number % 2 else b"other-%d" % number
+    top = DirectoryEntry(
+        name, Attributes(0o755, 0, 0, 0), ObjectRef(1000, 1 << 20, Digest(attack.numbers.randbytes(32)))
+    )
+    said = Announcement(
+        (1 << 62) + number, time.time_ns() // 1_000_000, top, Owners({}, {}), 1000, 1, 10**9, (attack.source,)
+    )
+    return encode_announcement(said, key)
+
+
+def queries(attack: Attack) -> Iterator[bytes]:
+    """Of the lowest address there can be, so that it is the querier: of both versions, with extreme times."""
+    general = (
+        Query(max_response=0.0, robustness=1, interval=1),
+        Query(max_response=8000.0, robustness=7, interval=31_744),
+        Query(max_response=0.001, version=1),
+    )
+    while True:
+        groups = joined_by(attack)
+        yield icmp(_LOWEST, mld.ALL_NODES, mld.build_query(attack.numbers.choice(general)))
+        yield icmp(_LOWEST, groups[0], mld.build_query(Query(attack.numbers.choice(groups), 0.001)))
+
+
+def joins(attack: Attack) -> Iterator[bytes]:
+    """Reports of hosts that there are not: for what the victim listens to, and for groups that mean nothing."""
+    numbers = attack.numbers
+    while True:
+        groups = joined_by(attack)[: mld.MAX_RECORDS]
+        nobody = bytes.fromhex("fe80") + bytes(6) + numbers.randbytes(8)
+        strange = [Group(groups[0][:10] + numbers.randbytes(6)) for _ in range(mld.MAX_RECORDS)]
+        for asked in (groups, strange):
+            records = [Record(RecordType.CHANGE_TO_EXCLUDE_MODE, group) for group in asked]
+            yield icmp(nobody, mld.ALL_MLDV2_ROUTERS, mld.build_report(records))
+
+
+def leaves(attack: Attack) -> Iterator[bytes]:
+    """In the victim's name, of all that it listens to."""
+    leaver = address_of(attack.victim.pid) or attack.source
+    while True:
+        groups = joined_by(attack)[: mld.MAX_RECORDS]
+        records = [Record(RecordType.CHANGE_TO_INCLUDE_MODE, group) for group in groups]
+        yield icmp(leaver, mld.ALL_MLDV2_ROUTERS, mld.build_report(records))
+        done = OldMessage(attack.numbers.choice(groups), done=True)
+        yield icmp(leaver, mld.ALL_ROUTERS, mld.build_old(done))
+
+
+def joined_by(attack: Attack) -> list[Group]:
+    return [Group(group) for group in attack.victim.groups()] or [Group(mld.ALL_SNOOPERS)]
+
+
+KINDS: Final[dict[str, Callable[[Attack], Iterator[bytes]]]] = {
+    attack.__name__: attack for attack in (noise, symbols, drip, many, replay, announcements, queries, joins, leaves)
+}
+
+
+# --- sending ---------------------------------------------------------------------------------------------------------
+
+
+def address_of(pid: int) -> bytes | None:
+    """The link-local address of a host on eth0 (/proc/net/if_inet6)."""
+    lines = (line.split() for line in Path(f"/proc/{pid}/net/if_inet6").read_text().splitlines())
+    return next((bytes.fromhex(line[0]) for line in lines if line[5] == INTERFACE and line[3] == "20"), None)
+
+
+def run(frames: Iterator[bytes], bits_per_second: float) -> None:
+    """Sends until SIGTERM comes."""
+    going = True
+
+    def stop(*_: object) -> None:
+        nonlocal going
+        going = False
+
+    signal.signal(signal.SIGTERM, stop)
+    sent, count, start = 0, 0, time.monotonic()
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
+        raw.bind((INTERFACE, 0))
+        print("ready", flush=True)
+        while going:
+            due = bits_per_second / 8 * (time.monotonic() - start)
+            if sent >= due:
+                time.sleep(BURST)
+                continue
+            for frame in itertools.islice(frames, 64):
+                try:
+                    raw.send(frame)
+                except OSError:  # no room: the link carries no more
+                    time.sleep(_NO_ROOM)
+                sent += len(frame) + _ETHERNET_EXTRA
+                count += 1
+    seconds = time.monotonic() - start
+    print(json.dumps({"mbits": sent * 8 / seconds / 1e6, "frames": count, "seconds": seconds}), flush=True)
+
+
+def main(kind: str, pid: str, mbits: str, source: str = "", recorded: str = "") -> None:
+    numbers = random.Random(7)
+    own = address_of(os.getpid())
+    taken = socket.inet_pton(socket.AF_INET6, source) if source else own
+    assert taken is not None
+    past = json.loads(Path(recorded).read_text()) if recorded else []
+    datagrams = tuple((bytes.fromhex(group), bytes.fromhex(datagram)) for group, datagram in past)
+    run(KINDS[kind](Attack(Victim(int(pid), numbers), taken, numbers, datagrams)), float(mbits) * 1e6)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
