@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -35,7 +35,7 @@ class Forger:
     numbers: random.Random
     going: bool = True
     _owed: float = 0.0
-    _group: Group = Group(b"")
+    _group: Group = field(default=Group(b""))
     _next: int = 0
 
     def step(self) -> None:

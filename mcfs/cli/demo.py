@@ -277,8 +277,8 @@ class Demo:
         share = [] if self._data.is_file else [self._data.share]
         known = client.directory / "known-publishers"
         # What is copied is our own, so that all its links are to be the same in the copy.
-        settings = f"symlinks=keep,cache_dir={escape_value(str(client.cache))}"
-        options = ["-i", INTERFACE, "-o", settings, "--known-publishers", str(known)]
+        options = ["-i", INTERFACE, "--symlinks", "keep"]
+        options += ["--cache-dir", str(client.cache), "--known-publishers", str(known)]
         argv = [sys.executable, "-m", "mcfs.cli.main", "mount", *options, "--", *share, str(client.mountpoint)]
         self._lab.track_mount(client.mountpoint)
         done = client.host.run(argv, timeout=START_DEADLINE, check=False)

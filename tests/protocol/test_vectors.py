@@ -16,10 +16,9 @@ import pytest
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl.exceptions import BadSignatureError
 from nacl.pwhash import argon2id
 from nacl.secret import SecretBox
-from nacl.signing import SigningKey
-from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from mcfs.protocol import addressing, fec, ids, merkle, probe, succession, wire
@@ -44,8 +43,8 @@ from mcfs.protocol.catalog import (
 )
 from mcfs.protocol.ids import Digest, Node, ObjectRef
 from mcfs.protocol.keys import ShareKeys, keys_of_file, keys_of_password
-from mcfs.protocol.seal import NodeSeal, open_control_untrusted, seal_control
 from mcfs.protocol.publisher import fingerprint
+from mcfs.protocol.seal import NodeSeal, open_control_untrusted, seal_control
 
 from .hostile import patient
 
