@@ -35,7 +35,7 @@ class Forger:
     numbers: random.Random
     going: bool = True
     _owed: float = 0.0
-    _group: Group = field(default=Group(b""))
+    _group: Group = field(default_factory=lambda: Group(b""))
     _next: int = 0
 
     def step(self) -> None:
