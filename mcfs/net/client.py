@@ -711,7 +711,10 @@ class Client:
             waited.append(remark.text)
 
     def _is_down(self, origin: bytes) -> bool:
-        return self._shares.is_down(origin, self._fetcher.last_heard(origin), now=self._clock())
+        now = self._clock()
+        if not self._shares.is_down(origin, self._fetcher.last_heard(origin), now=now):
+            return False
+        return all(self._door.hears(server, now=now) for server in self._fetcher.sources.servers([origin]))
 
     def _tell_pace(self, name: bytes) -> None:
         """Say in which pace class data come from the server of a share, and why, when that has changed."""

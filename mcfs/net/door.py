@@ -39,6 +39,9 @@ THROTTLED_PART: Final = 0.25
 """Of the datagrams of one who is throttled, at most: what he sends by fits and starts costs little, and a server that
 somebody has had throttled is heard within some seconds."""
 MAX_THROTTLED: Final = 16
+UNHEARD: Final = 3.0
+"""Seconds after some of a server's control datagrams were dropped, for which its silence says nothing: it announces
+every second."""
 MAX_SERVERS: Final = 64
 """Addresses that are told apart. The program has at most 16 instructions for each, and the kernel takes 4,096."""
 MAX_COUNTED: Final = 1024
@@ -137,6 +140,8 @@ class Door:
         self._pauses: dict[Host, tuple[float, float]] = {}
         """Until when each is throttled, and for how long."""
         self._parts: dict[Host, float] = {}
+        self._limited: dict[Host, float] = {}
+        """When something of a server was dropped last."""
         self._looked = float("-inf")
         self._hurried = False
 
@@ -175,6 +180,8 @@ class Door:
         throttled = frozenset(host for host in self._pauses if self._is_throttled(host, now) and host not in known)
         rest = scale * rest + sum(count for host, count in strangers.items() if host not in throttled)
         self._limit(known, throttled, came)
+        self._limited = {host: at for host, at in self._limited.items() if now < at + UNHEARD}
+        self._limited.update(dict.fromkeys(known & self._parts.keys(), now))
         rules = Rules(
             known,
             only is not None and len(wanted) <= MAX_SERVERS,
@@ -185,6 +192,10 @@ class Door:
         if rules != self.rules:
             self.rules = rules
             self._attach(program(rules))
+
+    def hears(self, host: Host, *, now: float) -> bool:
+        """Whether all that a server says has come here of late."""
+        return now >= self._limited.get(host, float("-inf")) + UNHEARD
 
     def _throttle(self, strangers: dict[Host, float], now: float) -> None:
         for host, count in strangers.items():

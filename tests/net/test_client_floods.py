@@ -154,6 +154,24 @@ def test_beacons_without_a_seal_use_up_nothing_of_those_with_one(client: Client)
     assert client._fetcher.last_heard(b"data") == 1.1
 
 
+def test_a_share_whose_server_cannot_be_heard_is_not_down(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody floods under its address, so most of what it says is dropped; symbols come, so reading goes on."""
+    hear(client, KEYED_CATALOGUE, SERVER, sealed(GENUINE, b"data"))
+    settle(client, 1.0)
+    forged = bytes((wire.VERSION, wire.SEALED, 0, 0)) + bytes(680)
+    now = 100.0
+    monkeypatch.setattr(client, "_clock", lambda: now)
+    assert client._is_down(b"data"), "nothing was heard for long"
+    client._look_out(99.9)
+    hear(client, KEYED_CATALOGUE, SERVER, *[forged] * 2000, now=now)
+    client._look_out(now)
+    assert not client._is_down(b"data")
+    for step in range(1, 100):
+        client._look_out(now + step * 0.1)
+    now = 110.0
+    assert client._is_down(b"data")
+
+
 def test_a_publisher_of_another_share_takes_nothing_from_those_in_use(client: Client) -> None:
     """In a mount of all shares anybody is a server, of a share of his own. He floods; the one in use is heard."""
     hear(client, CATALOGUE, SERVER, said(GENUINE, b"data"))

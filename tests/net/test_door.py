@@ -255,6 +255,17 @@ def test_many_addresses_are_not_told_apart() -> None:
     assert door.rules.strangers_part == 1
 
 
+def test_the_silence_of_a_server_says_nothing_while_its_words_are_dropped() -> None:
+    door = Door(Kernel().attach)
+    send(door, {SERVER: 20 * ENOUGH}, 2.0, start=1.0, servers=(SERVER, OTHER))
+    assert not door.hears(SERVER, now=3.0)
+    assert door.hears(OTHER, now=3.0)
+    send(door, {}, 2.0, start=3.1, servers=(SERVER, OTHER))
+    assert not door.rules.parts
+    assert not door.hears(SERVER, now=5.2), "it has had no time yet to say something"
+    assert door.hears(SERVER, now=9.0)
+
+
 def test_each_server_is_limited_by_itself() -> None:
     """A publisher of another share, or who takes the address of one server, takes nothing from the others."""
     door = Door(Kernel().attach)
