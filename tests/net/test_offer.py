@@ -12,7 +12,7 @@ from nacl.signing import SigningKey
 from mcfs.net import offer
 from mcfs.net.offer import Offer
 from mcfs.net.settings import ServerSettings
-from mcfs.protocol import wire
+from mcfs.protocol import addressing, wire
 from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, decode_gone_untrusted
 from mcfs.protocol.ids import Group
 from mcfs.protocol.succession import make_chain
@@ -46,13 +46,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def said(offer: Offer, name: bytes) -> Announcement:
-    _, body = wire.control_untrusted(offer.announcement(PORT, name))
+    _, body = wire.control_untrusted(offer.announcement(PORT, name, addressing.share_group(name, addressing.SITE_LOCAL)))
     return decode_announcement_untrusted(body)
 
 
 def offering(*names: bytes, links: tuple[bytes, ...] = ()) -> Offer:
     found = Offer(ServerSettings(), KEY, links)
-    found.replace({name: Publisher(1).says(name) for name in names})
+    found.replace({name: Publisher(1).says(name) for name in names}, {})
     return found
 
 
