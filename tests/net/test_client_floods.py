@@ -66,13 +66,14 @@ def hear(client: Client, group: Group, source: Host, *datagrams: bytes, now: flo
     client._received(Run(group, source, LAN.index, rows), now)
 
 
-def said(publisher: Publisher, name: bytes, *, source: Host = SERVER) -> bytes:
-    announcement = replace(publisher.says(name, address=source), publisher=b"")
+def said(publisher: Publisher, name: bytes, *, source: Host = SERVER, keys: ShareKeys | None = None) -> bytes:
+    check = keys.check(name) if keys is not None else b""
+    announcement = replace(publisher.says(name, address=source), publisher=b"", key_check=check)
     return wire.control(wire.ANNOUNCEMENT, encode_announcement(announcement, publisher.key))
 
 
 def sealed(publisher: Publisher, name: bytes) -> bytes:
-    return seal_control(said(publisher, name), KEYS, KEYED_CATALOGUE)
+    return seal_control(said(publisher, name, keys=KEYS), KEYS, KEYED_CATALOGUE)
 
 
 def settle(client: Client, now: float) -> None:
