@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -78,8 +78,9 @@ def sealed(publisher: Publisher, name: bytes) -> bytes:
 
 def settle(client: Client, now: float) -> None:
     """As the client does when time passes."""
-    for announcement in client._shares.settle(now=now):
-        client._live(announcement, now)
+    while (due := client._shares.next_timeout()) is not None and due <= now:
+        for announcement in client._shares.settle(now=now):
+            client._live(announcement, now)
     client._look_out(now)
 
 
@@ -111,7 +112,7 @@ def test_symbols_do_not_count(client: Client) -> None:
     """However many a server sends, and of whatever shape."""
     symbol = bytes((wire.VERSION, wire.SYMBOL)) + bytes(1434)
     hear(client, Group(b"g" * 16), SERVER, *[symbol] * 10 * MANY)
-    rows = np.frombuffer(symbol * 90, dtype=np.uint8).reshape(2, 45, -1)
+    rows: Any = np.frombuffer(symbol * 90, dtype=np.uint8).reshape(2, 45, -1)
     client._received(Run(Group(b"g" * 16), SERVER, LAN.index, rows), 0.0)
     client._look_out(LOOK)
     assert not client._door.rules.throttled

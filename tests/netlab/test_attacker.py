@@ -76,8 +76,9 @@ def test_a_server_is_heard_when_who_had_its_address_has_stopped(make_site: SiteM
     scene, mountpoint = prepare(site, SIZE), site.new_directory("mount")
     reader = site.lab.clients[0]
     site.lab.track_mount(mountpoint)
-    words = ["mount", SHARES[keyed], mountpoint, "-i", INTERFACE, "--cache-dir", site.new_directory("cache")]
-    waiting = site.start(reader, [*MCFS, *words, *(["--keyfile", scene.key] if keyed else [])])
+    words = [*MCFS, "mount", SHARES[keyed], str(mountpoint), "-i", INTERFACE]
+    words += ["--cache-dir", str(site.new_directory("cache"))]
+    waiting = site.start(reader, [*words, "--keyfile", str(scene.key)] if keyed else words)
     for _ in range(3):
         with scene.attack("unlooked", keyed=keyed, as_server=True):
             time.sleep(1.0)
