@@ -266,6 +266,31 @@ def test_symbols_that_come_again_take_no_memory() -> None:
     assert len(assembly._repair) == waiting
 
 
+def whole(content: bytes) -> fec.Symbols:
+    rows = np.frombuffer(content.ljust(K * T, b"\0"), dtype=np.uint8).reshape(K, T)
+    return wire.frame(SIZE, np.arange(K, dtype=np.uint32), rows)
+
+
+@pytest.mark.parametrize("answer", [SERVER, OTHER])
+def test_while_a_node_is_checked_nobody_else_makes_an_event(answer: Host) -> None:
+    """The page with its hash has not come yet, and the server is silent."""
+    link = Link(0.0)
+    link.be_doubted()
+    link.fetcher.want(node_of(0), group_of(0), SHARE, urgent=True, now=link.now)
+    while 0 not in link._joined:
+        link._step()
+    link._senders.clear()
+    link._hear(0, whole(b"\1" * SIZE))
+    assert [event.source for event in link.fetcher.events() if isinstance(event, Assembled)] == [SERVER]
+    for _ in range(800):
+        link._step()
+    link.fetcher.receive(group_of(0), OTHER, whole(b"\2" * SIZE), now=link.now)
+    assert list(link.fetcher.events()) == []
+    link.fetcher.reject(node_of(0), answer, now=link.now)
+    link._hear(0, RIGHT[:K])
+    assert [bytes(event.data) for event in link.fetcher.events() if isinstance(event, Assembled)] == [CONTENT]
+
+
 # --- symbols of another size -----------------------------------------------------------------------------------------
 
 

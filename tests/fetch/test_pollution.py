@@ -255,6 +255,25 @@ def test_addresses_of_a_share_are_bounded_and_the_newest_stay() -> None:
     assert not sources.is_server(b"other", SERVER)
 
 
+def test_an_address_that_is_heard_stays() -> None:
+    """It is that of a port which announces the share where we do not listen."""
+    sources = Sources()
+    sources.announced(SHARE, [SERVER])
+    for number in range(100):
+        sources.announced(SHARE, [liar(number)])
+        assert sources.takes(SHARE, SERVER, now=float(number))
+    assert sources.is_server(SHARE, SERVER)
+    assert not sources.is_server(SHARE, liar(0))
+
+
+def test_all_addresses_of_a_server_with_many_ports_count() -> None:
+    sources = Sources()
+    ports = [[liar(2 * port), liar(2 * port + 1)] for port in range(8)]
+    for addresses in ports:
+        sources.announced(SHARE, addresses)
+    assert not any(sources.announced(SHARE, addresses) for addresses in ports), "none is new"
+
+
 def test_nothing_but_servers_while_all_are_active() -> None:
     sources = Sources()
     sources.announced(SHARE, [SERVER])
