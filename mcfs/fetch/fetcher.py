@@ -69,6 +69,8 @@ symbols came as a pass has: what a queue and a change of membership take at 1 Gb
 DOUBTED_SILENCE: Final = 2 * PASS
 """The same for a doubted node of which nothing new comes; doubles to MAX_PASS."""
 MAX_PASS: Final = 2.0
+MAX_WITHHELD: Final = 64
+"""Passes, or pieces of them, of one node: 16 s."""
 CHECKED: Final = 256 << 20
 """Bytes a second of doubted nodes that are hashed: 5 % of a core. Decoding counts more."""
 CHECKED_AT_ONCE: Final = 0.1
@@ -181,6 +183,9 @@ class _Fetch:
     """Whether somebody waits for it; what is urgent may also be about to be sent for others."""
     trail: Trail | None = None
     """What has come of the pass that is being received."""
+    withheld: list[Trail] = field(default_factory=list)
+    """Of passes that came in doubt: what is forged has numbers that look like loss."""
+    believed: bool = False
     filled: bool = False
     """Whether the window was in use when it was joined."""
     seal: NodeSeal | None = None
@@ -456,6 +461,7 @@ class Fetcher:
         fetch = self._by_node.get(node)
         if fetch is not None:
             fetch.origin.usual_t = fetch.offered_t
+            self._believe(fetch)
             self._end(fetch, now)
 
     def reject(self, node: Node, source: Host, *, now: float) -> bool:
@@ -621,10 +627,11 @@ class Fetcher:
     def _trace(self, fetch: _Fetch, seen: tuple[int, int, int] | None, came: int, t: int, now: float) -> None:
         """Symbols came, new or not: keep account of what part of the passes arrives."""
         reception = self.paces.reception(fetch.origin.name)
-        if reception is None or now < fetch.origin.doubted_until:
-            return  # what is forged has numbers that look like loss
-        tag = wire.TAG_SIZE if fetch.seal else 0
-        reception.heard(8 * came * (t + tag + wire.HEADER_SIZE + wire.LINK_OVERHEAD), now=now)
+        if reception is None:
+            return
+        if now >= fetch.origin.doubted_until:
+            tag = wire.TAG_SIZE if fetch.seal else 0
+            reception.heard(8 * came * (t + tag + wire.HEADER_SIZE + wire.LINK_OVERHEAD), now=now)
         if seen is None or fetch.state is not State.JOINED or fetch.joined_at < reception.changed_at:
             return
         if fetch.trail is None:
@@ -767,11 +774,23 @@ class Fetcher:
                 continue
             reception = self.paces.reception(fetch.origin.name)
             if trail is not None and reception is not None and fetch.joined_at >= reception.changed_at:
-                reception.passed(trail)
+                if fetch.believed or now >= fetch.origin.doubted_until:
+                    reception.passed(trail)
+                elif len(fetch.withheld) < MAX_WITHHELD:
+                    fetch.withheld.append(trail)
             del self._trails[fetch]
             fetch.trail = None
         if self.paces.look(smallest=self._window.is_smallest, now=now):
             self._window.overrun()
+
+    def _believe(self, fetch: _Fetch) -> None:
+        """What came in doubt made a right node, and no wrong one: it was the server's."""
+        fetch.believed = not fetch.wrong
+        reception = self.paces.reception(fetch.origin.name)
+        if fetch.believed and reception is not None:
+            for trail in fetch.withheld:
+                if trail.begun >= reception.changed_at:
+                    reception.passed(trail)
 
     def _move(self, origin: _Origin, group: Callable[[Node, int, bytes], Group], now: float) -> None:
         before, origin.pace = origin.pace, self.paces.pace(origin.name)

@@ -49,7 +49,7 @@ class Sender:
     """When to send which symbols."""
 
     def joined(self, now: float) -> None:
-        at, cuts = now + WAY, [*range(0, K, 32), K]
+        at, cuts = now, [*range(0, K, 32), K]
         self.script = [(at + PASS_TIME * first / K, first, end) for first, end in itertools.pairwise(cuts)]
         at, first, burst = at + PASS_TIME + PAUSE, K, 16
         while first < 5 * K:
@@ -69,6 +69,8 @@ class Link:
     """Seconds between symbols that are forged under the server's address; 0: none."""
     until: float = float("inf")
     sizes: tuple[int, ...] = (T,)
+    way: float = WAY
+    """Seconds from a join to the pass."""
     proxied: bool = False
     """Whether joining again makes no report, as another host behind the proxy listens."""
     fetcher: Fetcher = field(default_factory=lambda: Fetcher(Limits()))
@@ -106,7 +108,7 @@ class Link:
                 self.joins += 1
                 self._joined.add(number)
                 if number not in self._senders or not self.proxied:
-                    self._senders.setdefault(number, Sender()).joined(self.now)
+                    self._senders.setdefault(number, Sender()).joined(self.now + self.way)
         if self.every and self._next_forged <= self.now < self.until:
             for number in sorted(self._joined):
                 self._next_forged = self.now + self.every
@@ -140,7 +142,7 @@ class Link:
         wrong = wire.frame(SIZE, np.arange(K, dtype=np.uint32), np.zeros((K, T), dtype=np.uint8))
         self._hear(999, wrong)
         self._look()
-        assert self.rejected == 1
+        assert self.rejected
         self.fetcher.unwant(node_of(999), now=self.now)
 
 
@@ -186,6 +188,27 @@ def test_a_doubted_node_comes_where_joining_again_makes_no_pass(loss: float) -> 
     link = Link(loss, every=0.005, until=0.1, proxied=True)
     link.read(range(4))
     assert link.rejected
+
+
+@pytest.mark.parametrize("forges", [False, True])
+def test_a_slow_reader_tries_a_slower_class_also_where_all_is_doubted(forges: bool) -> None:
+    assert slowest_class(Link(0.7), forges=forges) > 0
+
+
+def test_what_is_forged_does_not_change_the_class() -> None:
+    assert slowest_class(Link(0.0, every=STEP, way=0.4), forges=True) == 0
+
+
+def slowest_class(link: Link, *, forges: bool) -> int:
+    """That was tried while some nodes were read. Random loss is not the rate's fault, so none is kept."""
+    link.fetcher.paces.announced(SHARE, b"server", 1_000_000_000, now=0.0)
+    slowest = 0
+    for first in range(0, 64, 4):
+        if forges:
+            link.be_doubted()
+        link.read(range(first, first + 4))
+        slowest = max(slowest, link.fetcher.paces.pace(SHARE))
+    return slowest
 
 
 def test_doubt_ends_although_doubted_nodes_are_joined() -> None:
@@ -279,7 +302,7 @@ def test_while_a_node_is_checked_nobody_else_makes_an_event(answer: Host) -> Non
     link.fetcher.want(node_of(0), group_of(0), SHARE, urgent=True, now=link.now)
     while 0 not in link._joined:
         link._step()
-    link._senders.clear()
+    link.loss = 1.0
     link._hear(0, whole(b"\1" * SIZE))
     assert [event.source for event in link.fetcher.events() if isinstance(event, Assembled)] == [SERVER]
     for _ in range(800):
