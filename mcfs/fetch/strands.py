@@ -93,14 +93,17 @@ class Strands:
         alone = all(strand.count < enough for strand in fitting)  # that it goes on there may be an accident
         for strand in fitting:
             strand.put(first, rows, self._pieces)
-        for stray in [stray for stray in self._strays if stray.goes_on(first, rows)]:
-            self._strays.remove(stray)
-            self._begin(stray.first, stray.rows).put(first, rows, self._pieces)
+        end = first + len(rows)
+        near = [s for s in self._strays if first == s.next or (first < s.end and s.first < end)]
+        for stray in near:
+            if stray.goes_on(first, rows):
+                self._strays.remove(stray)
+                self._begin(stray.first, stray.rows).put(first, rows, self._pieces)
         if not alone:
             return
         if len(rows) >= LONG:
             self._begin(first, rows)
-        elif not any(stray.says(first, rows) for stray in self._strays):
+        elif not any(stray.says(first, rows) for stray in near):
             self._strays.append(_Stray(first, rows.copy(), self._k))
 
     def _begin(self, first: int, rows: Symbols) -> _Strand:
@@ -134,9 +137,8 @@ class _Stray:
         if first == self.next:
             return True
         end = first + len(rows)
-        if first >= self.end or end <= self.first or (first >= self.first and end <= self.end):
-            return False
-        return self._agrees(max(first, self.first), min(end, self.end), first, rows)
+        low, high = max(first, self.first), min(end, self.end)
+        return low < high and high - low < len(rows) and self._agrees(low, high, first, rows)
 
     def says(self, first: int, rows: Symbols) -> bool:
         """Whether a piece says nothing that this does not."""
@@ -144,7 +146,7 @@ class _Stray:
         return self.first <= first and end <= self.end and self._agrees(first, end, first, rows)
 
     def _agrees(self, low: int, high: int, first: int, rows: Symbols) -> bool:
-        return np.array_equal(self.rows[low - self.first : high - self.first], rows[low - first : high - first])
+        return _is_same(self.rows[low - self.first : high - self.first], rows[low - first : high - first])
 
 
 class _Strand:
@@ -166,7 +168,7 @@ class _Strand:
         """Whether a piece says the same, or starts where the last one ended."""
         n = len(rows)
         if n == 1:
-            return self._says(first, rows) if self._have[first] else first == self._next
+            return _is_same(self.rows[first : first + 1], rows) if self._have[first] else first == self._next
         have = self._have[first : first + n]
         known = int(np.count_nonzero(have))
         if not known:
@@ -174,12 +176,9 @@ class _Strand:
         mine, other = self.rows[first : first + n], rows
         if known < n:
             mine, other = mine[have], rows[have]
-        same = np.array_equal(mine, other)
+        same = _is_same(mine, other)
         self._contradicted |= not same and n >= LONG
         return same
-
-    def _says(self, first: int, rows: Symbols) -> bool:
-        return np.array_equal(self.rows[first : first + len(rows)], rows)
 
     def goes_on_behind_gap(self, first: int, rows: Symbols) -> bool:
         gap = (first - self._next) % len(self._have)
@@ -199,3 +198,8 @@ class _Strand:
         contradicted, self._contradicted = self._contradicted, False
         self._idle = 0 if self.grown_at > since else self._idle + 1
         return not self._idle or (self.count > short and self._idle < IDLE and not contradicted)
+
+
+def _is_same(mine: Symbols, other: Symbols) -> bool:
+    """Of what differs the first symbol nearly always does: 0.4 us, and 3 with numpy's comparison."""
+    return mine[0].tobytes() == other[0].tobytes() and (len(mine) == 1 or np.array_equal(mine, other))
