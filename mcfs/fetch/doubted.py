@@ -49,7 +49,9 @@ class Doubted:
         """What `data` costs, in bytes that are hashed; 0 if it has nothing to give."""
         if self._strands.complete:
             return self._length
-        return self._length * (1 if self._assembly.is_whole else DECODING) if self._is_enough() else 0
+        if self._assembly is None or not self._is_enough():
+            return 0
+        return self._length * (1 if self._assembly.is_whole else DECODING)
 
     def add(self, run: SymbolRun) -> int:
         """Take symbols in; returns by how many more there are than there ever were at once."""

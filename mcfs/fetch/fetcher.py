@@ -686,7 +686,7 @@ class Fetcher:
         fetch.gathered.make_room(source, is_server, fetch.origin.usual_t)
         doubted = (fetch.doubted or now < fetch.origin.doubted_until) and is_server(source)
         fetch.doubted = fetch.doubted or doubted
-        new = (Doubted if doubted else Assembly)(fetch.length, t)
+        new: Assembly | Doubted = Doubted(fetch.length, t) if doubted else Assembly(fetch.length, t)
         fetch.gathered.put(source, new)
         return new
 
