@@ -46,7 +46,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def said(offer: Offer, name: bytes) -> Announcement:
-    _, body = wire.control_untrusted(offer.announcement(PORT, name, addressing.share_group(name, addressing.SITE_LOCAL)))
+    _, body = wire.control_untrusted(
+        offer.announcement(PORT, name, addressing.share_group(name, addressing.SITE_LOCAL))
+    )
     return decode_announcement_untrusted(body)
 
 
