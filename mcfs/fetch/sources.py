@@ -54,9 +54,10 @@ class Sources:
             self._heard.pop(forgotten, None)
         return not before.issuperset(known)
 
-    def servers(self) -> set[Host]:
-        """Those of all shares."""
-        return {address for known in self._servers.values() for address in known}
+    def servers(self, origins: Iterable[bytes] | None = None) -> set[Host]:
+        """Those of these shares; without any, of all."""
+        shares = self._servers if origins is None else origins
+        return {address for origin in shares for address in self._servers.get(origin, ())}
 
     def are_known(self, origin: bytes) -> bool:
         return bool(self._servers.get(origin))

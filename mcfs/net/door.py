@@ -2,9 +2,11 @@
 
 What a filter drops costs no wake-up, and takes no room in the receive buffer, which all channels share. It always drops
 what has not the first bytes of a datagram of this protocol. While the servers of all shares in use are known and
-active, symbols, beacons and gones of others are dropped (`fetch.sources`). Announcements have to be taken from
-everybody, as every share begins with one; so who sends far too many is shut out for a while, and if these are many,
-only some of what strangers announce is looked at, drawn at random.
+active, symbols, beacons and gones of others are dropped (`fetch.sources`). Announcements, and what may be a sealed one,
+have to be taken from everybody, as every share begins with one. So who sends far too many is *throttled* for a while:
+of his datagrams a few are looked at, drawn at random. Not none: anybody can send under the address of a server that was
+not heard yet, and this one has to be heard when he stops. If those who send are many, of all strangers together only a
+part is looked at. Each server's control datagrams are limited apart, so that none takes what others have.
 """
 
 from __future__ import annotations
@@ -24,14 +26,21 @@ LOOK: Final = 0.1
 """Seconds between two decisions."""
 MANY: Final = 50
 """Control datagrams in that time that no server sends: it announces 50 a second at most, and beacons 25."""
+SEEN: Final = 8
+"""Datagrams at least from which it is reckoned how many a host sends: of a small part one is no measure."""
 ENOUGH: Final = 100
 """Control datagrams in that time, of all strangers or of all servers, beyond which some are dropped unseen."""
-SHUT_OUT: Final = 5.0
-"""Seconds for which who sends too many is shut out; doubles each time, to LONGEST."""
+FEW: Final = 20
+"""The same of all who are throttled."""
+THROTTLED: Final = 5.0
+"""Seconds for which who sends too many is throttled; doubles each time, to LONGEST."""
 LONGEST: Final = 300.0
-MAX_SHUT_OUT: Final = 16
+THROTTLED_PART: Final = 0.25
+"""Of the datagrams of one who is throttled, at most: what he sends by fits and starts costs little, and a server that
+somebody has had throttled is heard within some seconds."""
+MAX_THROTTLED: Final = 16
 MAX_SERVERS: Final = 64
-"""Addresses that are told apart. The program has nine instructions for each, and the kernel takes 4,096."""
+"""Addresses that are told apart. The program has at most 16 instructions for each, and the kernel takes 4,096."""
 MAX_COUNTED: Final = 1024
 LEAST_PART: Final = 2.0**-12
 
@@ -63,24 +72,29 @@ class Rules:
     """Addresses that signed announcements name."""
     strict: bool = False
     """Whether symbols, beacons and gones are taken of these alone."""
-    shut_out: frozenset[Host] = frozenset()
-    servers_part: float = 1.0
+    throttled: frozenset[Host] = frozenset()
+    parts: frozenset[tuple[Host, float]] = frozenset()
+    """Of the control datagrams of these, servers or throttled, so much is looked at; of other servers all."""
     strangers_part: float = 1.0
-    """Of their control datagrams that is looked at."""
+    """The same of all who are neither."""
 
 
 def program(rules: Rules) -> Program:
     """What comes first is decided first: each part returns, or leaves the rest to the next one."""
     symbol = wire.VERSION << 8 | wire.SYMBOL
+    parts = dict(rules.parts)
     not_strict = _only(_OF_STRANGERS) if rules.strict else ()
     symbols: Program = (_LOAD_START, (_JUMP_EQUAL, 0, 1, symbol), _PASS)
-    of_servers = _sampled(rules.servers_part, except_for=symbol)
     return (
         *_only(_KINDS),
-        *(line for server in sorted(rules.servers) for line in _if_source(server, of_servers)),
+        *(line for host in sorted(rules.servers) for line in _if_source(host, _sampled(parts.get(host, 1.0), symbol))),
         *not_strict,
         *symbols,
-        *(line for host in sorted(rules.shut_out) for line in _if_source(host, (_DROP,))),
+        *(
+            line
+            for host in sorted(rules.throttled)
+            for line in _if_source(host, _sampled(parts.get(host, THROTTLED_PART)))
+        ),
         *_sampled(rules.strangers_part),
     )
 
@@ -111,23 +125,26 @@ def _sampled(part: float, except_for: int | None = None) -> Program:
 
 
 class Door:
-    """Counts control datagrams and makes the rules; `attach` hands a program to the kernel."""
+    """Counts datagrams that are no symbols, and makes the rules; `attach` hands a program to the kernel."""
 
     def __init__(self, attach: Callable[[Program], None]) -> None:
         self._attach = attach
         self.rules = Rules()
         attach(program(self.rules))
         self._counted: Counter[Host] = Counter()
+        self._uncounted = 0
+        """Datagrams of further addresses: so many that it does not matter whose they are."""
         self._pauses: dict[Host, tuple[float, float]] = {}
-        """Until when each is shut out, and for how long."""
+        """Until when each is throttled, and for how long."""
+        self._parts: dict[Host, float] = {}
         self._looked = float("-inf")
         self._hurried = False
 
     def came(self, source: Host, control_datagrams: int) -> None:
         if source in self._counted or len(self._counted) < MAX_COUNTED:
             self._counted[source] += control_datagrams
-        else:  # so many addresses: it does not matter whose they are
-            self._counted[next(iter(self._counted))] += control_datagrams
+        else:
+            self._uncounted += control_datagrams
 
     def hurry(self) -> None:
         """Another server has taken over: what it sends should not wait for the next look."""
@@ -141,51 +158,69 @@ class Door:
         rules = self.rules
         if self._hurried:
             return self._looked
-        idle = not self._counted and not rules.shut_out and rules.servers_part == rules.strangers_part == 1
+        idle = not self._counted and not rules.throttled and not rules.parts and rules.strangers_part == 1
         return None if idle else self._looked + LOOK
 
     def look(self, servers: Iterable[Host], only: frozenset[Host] | None, *, now: float) -> None:
-        """Decide, if it `is_due`. `servers`: all addresses that are known; `only`: those outside of which nothing but
-        announcements is wanted now, if there is such a limit."""
-        elapsed, known = now - self._looked, frozenset(servers)
-        self._hurried = False
-        counted, self._counted, self._looked = self._counted, Counter(), now
+        """Decide, if it `is_due`. `servers`: all addresses that are known, those that matter most first; `only`: those
+        outside of which nothing but announcements is wanted now, if there is such a limit."""
+        elapsed, wanted = now - self._looked, only or frozenset()
+        counted, rest = self._counted, float(self._uncounted)
+        self._counted, self._uncounted, self._looked, self._hurried = Counter(), 0, now, False
         scale = LOOK / max(LOOK, elapsed)
-        strangers = {host: count * scale for host, count in counted.items() if host not in known}
-        self._shut_out(strangers, now)
-        rest = sum(count for host, count in strangers.items() if not self._is_out(host, now))
-        theirs = sum(count * scale for host, count in counted.items() if host in known)
-        wanted = only or frozenset()
+        came = {host: count * scale for host, count in counted.items()}
+        known = frozenset(list(dict.fromkeys((*sorted(wanted), *servers)))[:MAX_SERVERS])
+        strangers = {host: count for host, count in came.items() if host not in known}
+        self._throttle(strangers, now)
+        throttled = frozenset(host for host in self._pauses if self._is_throttled(host, now) and host not in known)
+        rest = scale * rest + sum(count for host, count in strangers.items() if host not in throttled)
+        self._limit(known, throttled, came)
         rules = Rules(
-            frozenset([*sorted(wanted), *sorted(known - wanted)][:MAX_SERVERS]),
+            known,
             only is not None and len(wanted) <= MAX_SERVERS,
-            frozenset(host for host in self._pauses if self._is_out(host, now)),
-            _part(self.rules.servers_part, theirs),
-            _part(self.rules.strangers_part, rest),
+            throttled,
+            frozenset(self._parts.items()),
+            _part(self.rules.strangers_part, rest, ENOUGH),
         )
         if rules != self.rules:
             self.rules = rules
             self._attach(program(rules))
 
-    def _shut_out(self, strangers: dict[Host, float], now: float) -> None:
+    def _throttle(self, strangers: dict[Host, float], now: float) -> None:
         for host, count in strangers.items():
-            if count / self.rules.strangers_part < MANY or self._is_out(host, now):
+            many = count >= SEEN and count / self.rules.strangers_part >= MANY
+            if not many or self._is_throttled(host, now):
                 continue
-            until, pause = self._pauses.pop(host, (now, SHUT_OUT / 2))
-            pause = SHUT_OUT if now > until + LONGEST else min(LONGEST, 2 * pause)
-            if len(self._pauses) >= MAX_SHUT_OUT:
+            until, pause = self._pauses.pop(host, (now, THROTTLED / 2))
+            pause = THROTTLED if now > until + LONGEST else min(LONGEST, 2 * pause)
+            if len(self._pauses) >= MAX_THROTTLED:
                 del self._pauses[next(iter(self._pauses))]
             self._pauses[host] = (now + pause, pause)
 
-    def _is_out(self, host: Host, now: float) -> bool:
+    def _limit(self, servers: frozenset[Host], throttled: frozenset[Host], came: dict[Host, float]) -> None:
+        """What part to look at of each that is throttled, and of each server that sends more than its share."""
+        before, speaking = self._parts, [host for host in servers if came.get(host)]
+        parts = {
+            host: _part(before.get(host, THROTTLED_PART), came.get(host, 0.0), FEW / len(throttled))
+            for host in throttled
+        }
+        self._parts = {host: min(THROTTLED_PART, part) for host, part in parts.items()}
+        crowded = sum(came[host] for host in speaking) > ENOUGH
+        for host in servers:
+            if host in before or (crowded and host in speaking):
+                part = _part(before.get(host, 1.0), came.get(host, 0.0), ENOUGH / max(1, len(speaking)))
+                if part < 1:
+                    self._parts[host] = part
+
+    def _is_throttled(self, host: Host, now: float) -> bool:
         return now < self._pauses.get(host, (now, 0.0))[0]
 
 
-def _part(before: float, came: float) -> float:
-    """What part to look at, so that about ENOUGH come; one that doubles or halves, so that rules seldom change."""
-    if came > ENOUGH:
-        return max(LEAST_PART, before / (1 << int(came / ENOUGH).bit_length()))
-    return min(1.0, 2 * before) if came < ENOUGH / 4 else before
+def _part(before: float, came: float, enough: float) -> float:
+    """What part to look at, so that about `enough` come; one that doubles or halves, so that rules seldom change."""
+    if came > enough:
+        return max(LEAST_PART, before / (1 << int(came / enough).bit_length()))
+    return min(1.0, 2 * before) if came < enough / 4 else before
 
 
 __all__ = ["Door", "Rules", "program"]

@@ -9,17 +9,20 @@ import pytest
 
 from mcfs.net.door import (
     ENOUGH,
+    FEW,
     LOOK,
     MANY,
     MAX_COUNTED,
     MAX_SERVERS,
-    MAX_SHUT_OUT,
-    SHUT_OUT,
+    MAX_THROTTLED,
+    THROTTLED,
+    THROTTLED_PART,
     Door,
     Program,
     Rules,
     program,
 )
+from mcfs.net.listeners import attach_filter
 from mcfs.net.receive import Receiver
 from mcfs.protocol import wire
 from mcfs.protocol.ids import Host
@@ -93,19 +96,32 @@ def test_an_address_that_differs_anywhere_is_another_one(receiver: Receiver) -> 
         assert passed(receiver, Rules(frozenset((Host(bytes(other)),)), strict=True)) == OF_STRANGERS
 
 
-def test_who_is_shut_out_may_send_symbols(receiver: Receiver) -> None:
+def test_who_is_throttled_may_send_symbols(receiver: Receiver) -> None:
     """They cost less, and sources.py judges them."""
-    shut_out = frozenset((LOOPBACK, OTHER))
-    assert passed(receiver, Rules(frozenset((SERVER,)), shut_out=shut_out)) == {"symbol": 1}
-
-
-@pytest.mark.parametrize("known", [False, True])
-def test_some_control_datagrams_are_looked_at(receiver: Receiver, known: bool) -> None:
-    rules = Rules(frozenset((LOOPBACK,)) if known else frozenset(), servers_part=0.25, strangers_part=0.25)
+    rules = Rules(frozenset((SERVER,)), throttled=frozenset((LOOPBACK, OTHER)))
     found = passed(receiver, rules, times=200)
     assert found.pop("symbol") == 200
     assert all(10 < count < 120 for count in found.values()), found
     assert set(found) == set(HEADS) - {"symbol"}
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_some_control_datagrams_are_looked_at(receiver: Receiver, known: bool) -> None:
+    rules = Rules(strangers_part=0.25)
+    if known:
+        rules = Rules(frozenset((LOOPBACK, SERVER)), parts=frozenset(((LOOPBACK, 0.25),)))
+    found = passed(receiver, rules, times=200)
+    assert found.pop("symbol") == 200
+    assert all(10 < count < 120 for count in found.values()), found
+    assert set(found) == set(HEADS) - {"symbol"}
+
+
+def test_the_longest_program_fits_the_kernel(receiver: Receiver) -> None:
+    hosts = [Host(number.to_bytes(16, "big")) for number in range(MAX_SERVERS + MAX_THROTTLED)]
+    parts = frozenset((host, 0.1) for host in hosts)
+    rules = Rules(frozenset(hosts[:MAX_SERVERS]), True, frozenset(hosts[MAX_SERVERS:]), parts, 0.5)
+    assert len(program(rules)) < 4096
+    attach_filter(receiver.socket, program(rules))
 
 
 # --- the rules -------------------------------------------------------------------------------------------------------
@@ -155,41 +171,97 @@ def test_the_servers_of_shares_in_use_are_among_those_that_are_told_apart() -> N
     assert passes_strangers(door), "there are too many to tell them apart"
 
 
-def test_who_sends_too_many_is_shut_out_ever_longer() -> None:
+def test_who_sends_too_many_is_throttled_ever_longer() -> None:
     door = Door(Kernel().attach)
     found, out = [], False
     for step in range(1000):
         now = step * 0.101
         if not out:
             door.came(OTHER, 2 * MANY)
-        door.came(SERVER, 2 * MANY)
+        door.came(SERVER, ENOUGH // 2)
         door.look([SERVER], None, now=now)
-        if out != (OTHER in door.rules.shut_out):
+        if out != (OTHER in door.rules.throttled):
             out = not out
             found.append(now)
     lengths = [after - before for before, after in zip(found[::2], found[1::2], strict=False)]
-    assert lengths[:3] == pytest.approx([SHUT_OUT, 2 * SHUT_OUT, 4 * SHUT_OUT], abs=0.3)
-    assert SERVER not in door.rules.shut_out
+    assert lengths[:3] == pytest.approx([THROTTLED, 2 * THROTTLED, 4 * THROTTLED], abs=0.3)
+    assert SERVER not in door.rules.throttled
+    assert SERVER not in dict(door.rules.parts)
+
+
+def send(door: Door, per_look: dict[Host, int], seconds: float, *, start: float, servers: tuple[Host, ...] = ()) -> int:
+    """So many control datagrams come to the interface every LOOK; returns how many the rules let pass at the end."""
+    passed = 0
+    for step in range(int(seconds / LOOK)):
+        rules, passed = door.rules, 0
+        for host, count in per_look.items():
+            if host in rules.servers or host in rules.throttled:
+                part = dict(rules.parts).get(host, 1.0)
+            else:
+                part = rules.strangers_part
+            passed += int(part * count)
+            door.came(host, int(part * count))
+        door.look(servers, None, now=start + step * LOOK * 1.01)
+    return passed
+
+
+@pytest.mark.parametrize("flood", [200, 2000, 50_000])
+def test_a_server_that_somebody_had_throttled_is_heard_soon_after_he_stops(flood: int) -> None:
+    """He sent under its address before it was heard: that must not keep it out for as long as himself."""
+    door = Door(Kernel().attach)
+    for number in range(6):  # so that the pause is long
+        send(door, {SERVER: flood}, 0.5, start=1000.0 * number)
+        assert SERVER in door.rules.throttled
+        assert dict(door.rules.parts)[SERVER] < THROTTLED_PART
+        send(door, {}, 400.0, start=1000.0 * number + 1.0)
+    send(door, {SERVER: flood}, 0.5, start=6000.0)
+    send(door, {}, 2.0, start=6001.0)
+    assert SERVER in door.rules.throttled
+    assert dict(door.rules.parts)[SERVER] == THROTTLED_PART, "announcements come every second, so one of them soon"
+
+
+def test_one_who_is_throttled_is_looked_at_seldom() -> None:
+    door = Door(Kernel().attach)
+    assert send(door, {OTHER: 2000}, 2.0, start=1.0) <= FEW
+    many = {Host(number.to_bytes(16, "big")): 2000 for number in range(MAX_THROTTLED)}
+    assert send(door, many, 4.0, start=10.0) <= 2 * FEW
+
+
+def test_a_server_in_the_crowd_is_no_flood() -> None:
+    """Of so many addresses that few datagrams pass, the one that passes says nothing about who sent it."""
+    door = Door(Kernel().attach)
+    for step in range(40):
+        for number in range(MAX_COUNTED):
+            door.came(Host((step << 64 | number).to_bytes(16, "big")), 1)
+        door.came(SERVER, 1)
+        door.look([], None, now=step * 0.101)
+        assert not door.rules.throttled
+    assert door.rules.strangers_part < 1 / MANY
 
 
 def test_many_addresses_are_not_told_apart() -> None:
+    """Nor is anything of that put down to a server."""
     door = Door(Kernel().attach)
     for step in range(20):
+        door.came(SERVER, 1)
         for number in range(2 * MAX_COUNTED):
             door.came(Host((step << 64 | number).to_bytes(16, "big")), 1)
         door.look([SERVER], None, now=step * 0.101)
     assert door.rules.strangers_part < 0.1
-    assert door.rules.servers_part == 1
-    assert len(door.rules.shut_out) <= MAX_SHUT_OUT
+    assert not door.rules.parts
+    assert len(door.rules.throttled) <= MAX_THROTTLED
     for step in range(20, 60):
         door.look([SERVER], None, now=step * 0.101)
     assert door.rules.strangers_part == 1
 
 
-def test_what_a_server_says_is_not_looked_at_without_end_either() -> None:
+def test_each_server_is_limited_by_itself() -> None:
+    """A publisher of another share, or who takes the address of one server, takes nothing from the others."""
     door = Door(Kernel().attach)
-    for step in range(10):
-        door.came(SERVER, 10 * ENOUGH)
-        door.look([SERVER], None, now=step * 0.101)
-    assert door.rules.servers_part < 0.2
+    send(door, {SERVER: 10, OTHER: 20 * ENOUGH}, 2.0, start=1.0, servers=(SERVER, OTHER))
+    assert [host for host, _ in door.rules.parts] == [OTHER]
+    assert dict(door.rules.parts)[OTHER] < 0.1
     assert door.rules.strangers_part == 1
+    send(door, {SERVER: 10}, 2.0, start=10.0, servers=(SERVER, OTHER))
+    assert not door.rules.parts
+    assert door.next_timeout() is None
