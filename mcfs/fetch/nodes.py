@@ -154,7 +154,7 @@ class NodeTree:
         if pending is None:
             pending = self._pending[node] = _Pending(node, origin, urgent or first)
         else:
-            pending.also_of(origin)
+            self._also_of(pending, origin)
             if not urgent or pending.awaited:
                 return None
         pending.urgent, pending.awaited = pending.urgent or urgent, urgent
@@ -261,6 +261,14 @@ class NodeTree:
             yield self._stores.popleft()
 
     # --- inside ---
+
+    def _also_of(self, pending: _Pending, origin: bytes) -> None:
+        """A node is wanted of a further origin, and so are the pages that it waits for."""
+        waiting: _Pending | None = pending
+        while waiting is not None:
+            waiting.also_of(origin)
+            parent = waiting.node.parent()
+            waiting = self._pending.get(parent) if parent is not None else None
 
     def _in_memory(self, node: Node) -> Buffer | None:
         if node.level:
