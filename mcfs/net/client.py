@@ -29,10 +29,10 @@ from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
 from mcfs.fetch.shares import KeyChanged, Remark, Share, ShareTable, VersionRaised
 from mcfs.fetch.trust import Trust
 from mcfs.net.budgets import Budgets, Kind
-from mcfs.net.door import Door
+from mcfs.net.door import Door, addresses_that_fit
 from mcfs.net.gathering import Gathering
 from mcfs.net.keeper import Keeper
-from mcfs.net.kernel import jiffy
+from mcfs.net.kernel import jiffy, optmem_max
 from mcfs.net.linkwatch import follow
 from mcfs.net.loader import WorkerPool
 from mcfs.net.memberships import Memberships
@@ -148,7 +148,7 @@ class Client:
         self._known, self._trust = _known_publishers(settings.trust)
         self._keeper: Keeper | None = None
         self._receiver = receiver or Receiver(settings.port)
-        self._door = Door(self._receiver.attach)
+        self._door = Door(self._receiver.attach, addresses_that_fit(optmem_max()))
         self._cache = Cache.open(settings.cache_dir)
         self._keyring = Keyring(settings.keys, settings.scope)
         self._keyed_group = addressing.keyed_group(settings.scope)

@@ -7,11 +7,19 @@ have to be taken from everybody, as every share begins with one. So who sends fa
 of his datagrams a few are looked at, drawn at random. Not none: anybody can send under the address of a server that was
 not heard yet, and this one has to be heard when he stops. If those who send are many, of all strangers together only a
 part is looked at. Each server's control datagrams are limited apart, so that none takes what others have.
+
+A program takes memory that the socket needs for its memberships as well (net.core.optmem_max: 20,480 bytes before Linux
+6.7, else 131,072), and the kernel has the old one until it has taken the new one. So with little memory fewer addresses
+are told apart; and where one does not fit all the same, none stays that is older than what is known: nothing is dropped
+but what is not ours, until a shorter one fits.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mcfs.protocol.ids import Host
+
+log = logging.getLogger(__name__)
 
 LOOK: Final = 0.1
 """Seconds between two decisions."""
@@ -44,6 +54,16 @@ UNHEARD: Final = 3.0
 every second."""
 MAX_SERVERS: Final = 64
 """Addresses that are told apart. The program has at most 16 instructions for each, and the kernel takes 4,096."""
+MAX_ADDRESSES: Final = MAX_SERVERS + MAX_THROTTLED
+USUAL_MEMORY: Final = 20480
+"""Bytes: net.core.optmem_max where it is not known, as before Linux 6.8 in a network namespace."""
+MEMORY_PART: Final = 4
+"""A program takes one in so many of these bytes at most, as there may be two; the rest is for memberships."""
+PROGRAM_BYTES: Final = 1536
+ADDRESS_BYTES: Final = 176
+"""What a program takes, and for each address, at most: 1,112 and 161 bytes (Linux 6.18)."""
+PAUSE: Final = 60.0
+"""Seconds after one did not fit until twice as many addresses are tried."""
 MAX_COUNTED: Final = 1024
 LEAST_PART: Final = 2.0**-12
 
@@ -60,9 +80,25 @@ _NETWORK: Final = 0xFFF00000
 _RANDOM: Final = 0xFFFFF000 + 56
 _START_AT: Final = 8
 """Behind the UDP header: version and type."""
+_RECALL: Final = 0x60
+_STORE: Final = 0x02
+"""From and into one of 16 words that a program has for itself."""
+_START_WORD: Final = 4
+_RANDOM_WORD: Final = 5
+"""Behind the four of the source."""
 _LOAD_START: Final = (_LOAD_HALF, 0, 0, _START_AT)
 _PASS: Final = (_RETURN, 0, 0, 0xFFFFFFFF)
 _DROP: Final = (_RETURN, 0, 0, 0)
+
+# To look at a packet takes ten instructions of the kernel's own code, to recall one: with this a program for many
+# addresses takes a third of the memory.
+_REMEMBER: Final[Program] = (
+    *(line for word in range(4) for line in ((_LOAD_WORD, 0, 0, _NETWORK + 8 + 4 * word), (_STORE, 0, 0, word))),
+    _LOAD_START,
+    (_STORE, 0, 0, _START_WORD),
+    (_LOAD_WORD, 0, 0, _RANDOM),
+    (_STORE, 0, 0, _RANDOM_WORD),
+)
 
 _OF_STRANGERS: Final = (wire.ANNOUNCEMENT, wire.SEALED, wire.KEYED)
 """What is taken of everybody: announcements, and what may be one of a share with a key."""
@@ -82,6 +118,12 @@ class Rules:
     """The same of all who are neither."""
 
 
+def addresses_that_fit(optmem: int | None) -> int:
+    """How many addresses a program may tell apart where a socket may use so many bytes (net.core.optmem_max)."""
+    memory = (USUAL_MEMORY if optmem is None else optmem) // MEMORY_PART
+    return max(0, min(MAX_ADDRESSES, (memory - PROGRAM_BYTES) // ADDRESS_BYTES))
+
+
 def program(rules: Rules) -> Program:
     """What comes first is decided first: each part returns, or leaves the rest to the next one."""
     symbol = wire.VERSION << 8 | wire.SYMBOL
@@ -90,6 +132,7 @@ def program(rules: Rules) -> Program:
     symbols: Program = (_LOAD_START, (_JUMP_EQUAL, 0, 1, symbol), _PASS)
     return (
         *_only(_KINDS),
+        *_REMEMBER,
         *(line for host in sorted(rules.servers) for line in _if_source(host, _sampled(parts.get(host, 1.0), symbol))),
         *not_strict,
         *symbols,
@@ -111,29 +154,37 @@ def _only(kinds: tuple[int, ...]) -> Program:
 def _if_source(host: Host, then: Program) -> Program:
     """What to do with a datagram of this address."""
     code: Program = ()
-    for number in range(4):
+    for number in (3, 2, 1, 0):  # most differ at the end
         word = int.from_bytes(host[4 * number : 4 * number + 4], "big")
-        rest = 2 * (3 - number) + len(then)
-        code += ((_LOAD_WORD, 0, 0, _NETWORK + 8 + 4 * number), (_JUMP_EQUAL, 0, rest, word))
+        code += ((_RECALL, 0, 0, number), (_JUMP_EQUAL, 0, 2 * number + len(then), word))
     return code + then
 
 
 def _sampled(part: float, except_for: int | None = None) -> Program:
     if part >= 1:
         return (_PASS,)
-    draw: Program = ((_LOAD_WORD, 0, 0, _RANDOM), (_JUMP_ABOVE, 0, 1, int((1 - part) * 0xFFFFFFFF)), _PASS, _DROP)
+    draw: Program = ((_RECALL, 0, 0, _RANDOM_WORD), (_JUMP_ABOVE, 0, 1, int((1 - part) * 0xFFFFFFFF)), _PASS, _DROP)
     if except_for is None:
         return draw
-    return (_LOAD_START, (_JUMP_EQUAL, 0, 1, except_for), _PASS, *draw)
+    return ((_RECALL, 0, 0, _START_WORD), (_JUMP_EQUAL, 0, 1, except_for), _PASS, *draw)
 
 
 class Door:
-    """Counts datagrams that are no symbols, and makes the rules; `attach` hands a program to the kernel."""
+    """Counts datagrams that are no symbols, and makes the rules.
 
-    def __init__(self, attach: Callable[[Program], None]) -> None:
+    :param attach: hands a program to the kernel; raises OSError if it does not take it, and then there is none
+    :param addresses: how many may be told apart (`addresses_that_fit`)
+    """
+
+    def __init__(self, attach: Callable[[Program], None], addresses: int = MAX_ADDRESSES) -> None:
         self._attach = attach
+        self._most = self._addresses = addresses
+        self._grow_at = float("inf")
+        self._warned = False
         self.rules = Rules()
-        attach(program(self.rules))
+        """Those that the kernel has."""
+        with suppress(OSError):  # a machine that cannot hands up everything
+            attach(program(self.rules))
         self._counted: Counter[Host] = Counter()
         self._uncounted = 0
         """Datagrams of further addresses: so many that it does not matter whose they are."""
@@ -174,24 +225,54 @@ class Door:
         self._counted, self._uncounted, self._looked, self._hurried = Counter(), 0, now, False
         scale = LOOK / max(LOOK, elapsed)
         came = {host: count * scale for host, count in counted.items()}
-        known = frozenset(list(dict.fromkeys((*sorted(wanted), *servers)))[:MAX_SERVERS])
+        self._grow(now)
+        most_throttled = min(MAX_THROTTLED, self._most // 5)
+        most_servers = min(MAX_SERVERS, self._most - most_throttled)
+        known = frozenset(list(dict.fromkeys((*sorted(wanted), *servers)))[:most_servers])
         strangers = {host: count for host, count in came.items() if host not in known}
         self._throttle(strangers, now)
-        throttled = frozenset(host for host in self._pauses if self._is_throttled(host, now) and host not in known)
+        paused = [h for h in reversed(self._pauses) if self._is_throttled(h, now) and h not in known]
+        throttled = frozenset(paused[:most_throttled])
         rest = scale * rest + sum(count for host, count in strangers.items() if host not in throttled)
         self._limit(known, throttled, came)
         self._limited = {host: at for host, at in self._limited.items() if now < at + UNHEARD}
         self._limited.update(dict.fromkeys(known & self._parts.keys(), now))
         rules = Rules(
             known,
-            only is not None and len(wanted) <= MAX_SERVERS,
+            only is not None and len(wanted) <= most_servers,
             throttled,
             frozenset(self._parts.items()),
             _part(self.rules.strangers_part, rest, ENOUGH),
         )
         if rules != self.rules:
-            self.rules = rules
+            self._give(rules, now)
+
+    def _give(self, rules: Rules, now: float) -> None:
+        try:
             self._attach(program(rules))
+        except OSError as error:
+            self._without(error, now)
+        else:
+            self.rules = rules
+
+    def _without(self, error: OSError, now: float) -> None:
+        """The kernel has not taken a program, so it has none: an old one would drop what new servers send."""
+        self.rules, self._parts = Rules(), {}
+        with suppress(OSError):
+            self._attach(program(self.rules))
+        self._hurried = self._most > 0
+        self._most, self._grow_at = self._most // 2, now + PAUSE
+        if not self._warned:
+            self._warned = True
+            low = error.errno in (errno.ENOMEM, errno.ENOBUFS)
+            reason = "sysctl net.core.optmem_max=131072" if low else error.strerror
+            log.warning("the kernel does not take the filter that keeps off what strangers send (%s)", reason)
+
+    def _grow(self, now: float) -> None:
+        """Memberships that took the memory may have been left."""
+        if now >= self._grow_at:
+            self._most = min(self._addresses, max(1, 2 * self._most))
+            self._grow_at = now + PAUSE if self._most < self._addresses else float("inf")
 
     def hears(self, host: Host, *, now: float) -> bool:
         """Whether all that a server says has come here of late."""

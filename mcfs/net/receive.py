@@ -49,6 +49,7 @@ SCATTERED: Final = 16
 
 _SOL_UDP: Final = 17
 _UDP_GRO: Final = 104
+_SO_DETACH_FILTER: Final = 27
 _SO_RCVBUFFORCE: Final = 33
 _SO_MEMINFO: Final = 55
 _MEMINFO_DROPS: Final = 8
@@ -141,8 +142,14 @@ class Receiver:
         return self._drops
 
     def attach(self, program: Program) -> None:
-        """Have the kernel drop what this filter does not pass; a machine that cannot hands up everything."""
-        with contextlib.suppress(OSError):
+        """Have the kernel drop what this filter does not pass. Raises OSError, and then there is none.
+
+        Both are charged to the socket until the new one is there, so where that is too much the old one goes first."""
+        try:
+            attach_filter(self.socket, program)
+        except OSError:
+            with contextlib.suppress(OSError):  # there was none
+                self.socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
             attach_filter(self.socket, program)
 
     def join(self, group: bytes, ifindex: int) -> Joined:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import socket
 from typing import TYPE_CHECKING
 
@@ -12,25 +14,31 @@ from mcfs.net.door import (
     FEW,
     LOOK,
     MANY,
+    MAX_ADDRESSES,
     MAX_COUNTED,
     MAX_SERVERS,
     MAX_THROTTLED,
+    MEMORY_PART,
+    PAUSE,
     THROTTLED,
     THROTTLED_PART,
     Door,
     Program,
     Rules,
+    addresses_that_fit,
     program,
 )
 from mcfs.net.listeners import attach_filter
 from mcfs.net.receive import Receiver
 from mcfs.protocol import wire
-from mcfs.protocol.ids import Host
+from mcfs.protocol.ids import Group, Host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOOPBACK = Host(bytes(15) + b"\1")
+LOOPBACK_INDEX = socket.if_nametoindex("lo")
+_SO_MEMINFO, _MEMINFO_OPTMEM = 55, 6
 SERVER, OTHER = Host(b"s" * 16), Host(b"o" * 16)
 HEADS = {
     name: bytes((wire.VERSION, kind)) + bytes(30)
@@ -56,8 +64,12 @@ def receiver() -> Iterator[Receiver]:
 
 
 def passed(receiver: Receiver, rules: Rules, times: int = 1) -> dict[str, int]:
-    """How many of each kind come through, sent from the loopback address."""
+    """How many of each kind come through with these rules, sent from the loopback address."""
     receiver.attach(program(rules))
+    return came_through(receiver, times)
+
+
+def came_through(receiver: Receiver, times: int = 1) -> dict[str, int]:
     port = receiver.socket.getsockname()[1]
     receiver.socket.setblocking(False)
     found = {}
@@ -116,12 +128,140 @@ def test_some_control_datagrams_are_looked_at(receiver: Receiver, known: bool) -
     assert set(found) == set(HEADS) - {"symbol"}
 
 
-def test_the_longest_program_fits_the_kernel(receiver: Receiver) -> None:
-    hosts = [Host(number.to_bytes(16, "big")) for number in range(MAX_SERVERS + MAX_THROTTLED)]
+def longest(addresses: int) -> Rules:
+    hosts = [Host(bytes((0xFE, 0x80)) + b"\xee" * 10 + number.to_bytes(4, "big")) for number in range(addresses)]
+    servers = addresses - min(MAX_THROTTLED, addresses // 5)
     parts = frozenset((host, 0.1) for host in hosts)
-    rules = Rules(frozenset(hosts[:MAX_SERVERS]), True, frozenset(hosts[MAX_SERVERS:]), parts, 0.5)
+    return Rules(frozenset(hosts[:servers]), True, frozenset(hosts[servers:]), parts, 0.5)
+
+
+def test_the_longest_program_fits_the_kernel(receiver: Receiver) -> None:
+    rules = longest(MAX_ADDRESSES)
+    assert len(rules.servers) == MAX_SERVERS
     assert len(program(rules)) < 4096
     attach_filter(receiver.socket, program(rules))
+
+
+def memory(receiver: Receiver) -> int:
+    """Bytes that filters and memberships take of net.core.optmem_max."""
+    info = receiver.socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64)
+    return int.from_bytes(info[4 * _MEMINFO_OPTMEM :][:4], "little")
+
+
+@pytest.mark.parametrize("optmem", [None, 10240, 20480, 40960, 131072, 1 << 30])
+def test_a_program_takes_its_part_of_the_memory(receiver: Receiver, optmem: int | None) -> None:
+    addresses = addresses_that_fit(optmem)
+    receiver.attach(program(longest(addresses)))
+    assert memory(receiver) <= (optmem or 20480) // MEMORY_PART
+    assert addresses >= 5
+
+
+def test_how_many_addresses_are_told_apart() -> None:
+    assert addresses_that_fit(131072) == MAX_ADDRESSES
+    assert addresses_that_fit(0) == 0
+    door = Door(Kernel().attach, addresses_that_fit(20480))
+    servers = [Host(number.to_bytes(16, "big")) for number in range(100)]
+    door.look(servers, frozenset(servers[50:60]), now=1.0)
+    assert door.rules.strict
+    assert len(door.rules.servers) == 16
+    assert door.rules.servers >= set(servers[50:60])
+    for host in servers[60:]:
+        door.came(host, 2 * MANY)
+    door.look(servers[:10], None, now=1.0 + LOOK)
+    assert len(door.rules.throttled) == 4
+    door.look(servers, frozenset(servers[:17]), now=3.0)
+    assert passes_strangers(door)
+
+
+# --- where the kernel has little memory ------------------------------------------------------------------------------
+
+
+def fill(receiver: Receiver, left: int) -> None:
+    """With memberships, so that there is room for about so many bytes."""
+    groups = [Group(bytes.fromhex("ff11") + number.to_bytes(14, "big")) for number in range(1, 100_000)]
+    joined = list(itertools.takewhile(lambda group: receiver.join(group, LOOPBACK_INDEX).ok, groups))
+    assert len(joined) < len(groups)
+    full = memory(receiver)
+    while full - memory(receiver) < left:
+        receiver.leave(joined.pop(), LOOPBACK_INDEX)
+
+
+def test_a_program_that_does_not_fit_beside_the_old_one_replaces_it(receiver: Receiver) -> None:
+    others = [Host(number.to_bytes(16, "little")) for number in range(2, 42)]
+    fill(receiver, 7000)
+    assert passed(receiver, Rules(frozenset(others), strict=True)) == OF_STRANGERS
+    assert passed(receiver, Rules(frozenset((*others, LOOPBACK)), strict=True)) == ALL
+
+
+def test_where_a_program_does_not_fit_none_stays_that_is_older(receiver: Receiver) -> None:
+    """A server that came later must be heard."""
+    fill(receiver, 4000)
+    few = [Host(number.to_bytes(16, "little")) for number in range(2, 12)]
+    door = Door(receiver.attach)
+    door.look(few, frozenset(few), now=1.0)
+    assert came_through(receiver) == OF_STRANGERS
+    many = [*few, *(Host(number.to_bytes(16, "little")) for number in range(12, 60)), LOOPBACK]
+    door.look(many, frozenset(many), now=2.0)
+    assert came_through(receiver) == ALL
+    while (due := door.next_timeout()) is not None:
+        door.look(many, frozenset(many), now=due)
+        assert came_through(receiver) == ALL
+    assert 0 < len(door.rules.servers) < len(many)
+    door.look(few, frozenset(few), now=3.0)
+    assert door.rules.strict
+    assert came_through(receiver) == OF_STRANGERS
+
+
+def test_without_any_room_everything_is_handed_up(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    fill(receiver, 0)
+    door = Door(receiver.attach)
+    for step in range(20):
+        door.look([SERVER], frozenset((SERVER,)), now=1.0 + step)
+    assert came_through(receiver) == {**ALL, **dict.fromkeys(NOISE, 1)}
+    assert door.rules == Rules()
+    assert door.next_timeout() is None, "it does not try for ever"
+    assert len(caplog.messages) == 1
+    assert "optmem_max" in caplog.messages[0]
+
+
+class SmallKernel:
+    """Takes programs of so many instructions."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.program: Program | None = None
+
+    def attach(self, program: Program) -> None:
+        self.program = None
+        if len(program) > self.room:
+            raise OSError(errno.ENOMEM, "no room")
+        self.program = program
+
+
+def test_the_rules_are_those_that_the_kernel_has() -> None:
+    kernel = SmallKernel(100)
+    door = Door(kernel.attach)
+    servers = [Host(number.to_bytes(16, "big")) for number in range(MAX_SERVERS)]
+    for step in range(1000):
+        known = servers[: step % 70]
+        door.look(known, frozenset(known[:3]), now=step * LOOK)
+        assert kernel.program == program(door.rules)
+        assert len(known) < 3 or door.rules.servers >= set(known[:3]) or not door.rules.strict
+    assert 0 < len(door.rules.servers) < 9
+
+
+def test_more_addresses_are_tried_later() -> None:
+    kernel = SmallKernel(100)
+    door = Door(kernel.attach)
+    servers = [Host(number.to_bytes(16, "big")) for number in range(MAX_SERVERS)]
+    for step in range(20):
+        door.look(servers, frozenset(servers), now=step * LOOK)
+    assert passes_strangers(door)
+    kernel.room = 4096
+    for step in range(10):
+        door.look(servers, frozenset(servers), now=100.0 + step * PAUSE)
+    assert door.rules.strict
+    assert door.rules.servers == set(servers)
 
 
 # --- the rules -------------------------------------------------------------------------------------------------------
