@@ -213,8 +213,8 @@ class Client:
         return self._shares.listing()
 
     async def wait_share(self, name: bytes, timeout: float) -> Announcement:  # noqa: ASYNC109 - see Backend
-        """Raises TimedOut; Untrusted if only others were heard than may publish it; NoKey, or WrongKey, if it may be one
-        of the shares that were heard and have another key."""
+        """Raises TimedOut; Untrusted if only others were heard than may publish it; NoKey, or WrongKey, if it may be
+        one of the shares that were heard and have another key."""
         if not self._settings.catalogue:
             self._shares.want(name)
         channels = self._keyring.channels(name, only_keyed=not self._settings.catalogue)
