@@ -194,6 +194,8 @@ class DeafReader:
     def send(self, outgoing: Outgoing, source: Host) -> bool:
         return False
 
+    def sample(self, part: float) -> None: ...
+
     def rejoin(self) -> None: ...
 
 
