@@ -101,7 +101,7 @@ LARGE_BUFFERS = f"import mcfs.net.listeners as l; l.RECEIVE_BUFFER = {LARGE}; fr
 
 def test_as_another_user_the_first_sockets_have_large_buffers(make_site: SiteMaker, public: Path) -> None:
     site, directory = make_site(1), published(public)
-    words = ["--user", "nobody", "--state-dir", public / "state", directory]
+    words: list[str | Path] = ["--user", "nobody", "--state-dir", public / "state", directory]
     job = site.start(site.lab.server, [sys.executable, "-c", LARGE_BUFFERS, "-i", INTERFACE, *words])
     wait_until(lambda: not job.running or "\nserving " in job.output, DEADLINE, "mcfs-serve serves")
     expect_user(job.process.pid, NET_RAW)
