@@ -276,7 +276,7 @@ def test_a_mount_of_an_ordinary_user(make_site: SiteMaker, public: Path, home: P
         grep ' {home}/mnt ' /proc/self/mountinfo > {log}
         cmp {directory}/file {home}/mnt/file
         for pid in /proc/[0-9]*; do
-            tr '\\0' ' ' < $pid/cmdline | grep -q 'cli.main mount data' && cat $pid/status >> {log} || true
+            tr '\\0' ' ' < $pid/cmdline | grep -q 'cli.main mount data {home}' && cat $pid/status >> {log} || true
         done
         {" ".join(map(str, MCFS))} umount {home}/mnt
         test ! -e {home}/mnt/file
