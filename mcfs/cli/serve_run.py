@@ -34,7 +34,7 @@ from mcfs.serve.probe import WithProbe
 from mcfs.serve.store import NodeStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from nacl.signing import SigningKey
@@ -78,10 +78,13 @@ def run(request: ServeRequest, verbosity: int) -> int:
         snapshots = [_scan(index, path, name, console) for path, name in zip(request.paths, names, strict=True)]
         store.replace(snapshots, keys)
         server.publish({snapshot.name: _announcement(snapshot) for snapshot in snapshots}, keys)
-        for snapshot in snapshots:
-            _check_clock(snapshot)
-            _print_share(console, snapshot, fingerprint_of(key.verify_key), with_key=snapshot.name in keys)
-        trio.run(_serve_until_signal, server)
+
+        def say_what_is_served() -> None:
+            for snapshot in snapshots:
+                _check_clock(snapshot)
+                _print_share(console, snapshot, fingerprint_of(key.verify_key), with_key=snapshot.name in keys)
+
+        trio.run(_serve_until_signal, server, say_what_is_served)
         _write_status(request.state_dir, server)
         _print_summary(console, server)
     return Exit.OK
@@ -236,9 +239,11 @@ def _print_share(console: Console, snapshot: Snapshot, key: str, *, with_key: bo
 # --- serving ---------------------------------------------------------------------------------------------------------
 
 
-async def _serve_until_signal(server: Server) -> None:
+async def _serve_until_signal(server: Server, say_what_is_served: Callable[[], None]) -> None:
+    """Says so only when a signal ends it in good order: who reads that may send one at once."""
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            say_what_is_served()
             await nursery.start(server.run)
             notify("READY=1")
             async for number in signals:
