@@ -84,7 +84,7 @@ sys.exit(daemon.in_background(globals()[sys.argv[1]], program="prog", log_level=
 
 def start(work: str, pid_file: Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, work, str(pid_file)],
+        ["env", "--default-signal", sys.executable, "-c", PROGRAM, work, str(pid_file)],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, **environment},
