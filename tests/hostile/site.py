@@ -94,6 +94,8 @@ class LinkReceiver:
 
     def close(self) -> None: ...
 
+    def attach(self, program: object) -> None: ...
+
     def _changed(self, group: Group, kind: mld.RecordType) -> None:
         if not self._records:
             self.network.at(self.network.now, self._report)
@@ -135,7 +137,7 @@ class Site:
 
     def mount(self, share: bytes | None = None, **settings: object) -> FakeKernel:
         backend: Backend = self.client
-        return FakeKernel(cast("FakeBackend", backend), share, **settings)
+        return FakeKernel(cast("FakeBackend", backend), share, **{"share_wait": 1.0, **settings})
 
     def announce(self, datagram: bytes, share: bytes = b"evil") -> None:
         """An announcement comes in the catalogue channel, and again every second until there is another one."""
