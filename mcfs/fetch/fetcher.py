@@ -54,10 +54,9 @@ MAX_SILENCE: Final = 3.0
 NODE_SILENCE: Final = 2.0
 """The same for one node while its origin is heard: longer than a full queue of 64 MiB at 1 Gbit/s; doubles."""
 MAX_NODE_SILENCE: Final = 16.0
-UNHEARD: Final = 5.0
-"""Seconds after which a node that was joined VAIN_REJOINS times anew is one that its server does not know, if there is
-another reason to think so. A server that knows it would name it in beacons, send it or say that it is gone."""
-VAIN_REJOINS: Final = 2
+UNHEARD: Final = 3.0
+"""Seconds after which a node that was also joined anew is one that its server does not know, if there is another reason
+to think so. A server that knows it would name it in beacons, send it or say that it is gone."""
 STALL: Final = 0.2
 """Seconds between two looks at the time after which the silence may have been ours: what came waits in the buffer."""
 SILENT_PLACES: Final = 4
@@ -286,7 +285,7 @@ class Fetcher:
     def is_unheard(self, node: Node, *, now: float) -> bool:
         """Whether a node was joined again in vain: nothing came of it, and no beacon named it, for UNHEARD seconds."""
         fetch = self._by_node.get(node)
-        if fetch is None or fetch.rejoins < VAIN_REJOINS or fetch.origin.period:
+        if fetch is None or not fetch.rejoins or fetch.origin.period:
             return False
         return now - max(fetch.wanted_at, fetch.last_new, fetch.last_named) > UNHEARD
 

@@ -761,7 +761,7 @@ class Client:
         self._outdated_at = now + LOOK
         for node in [node for node, waiter in self._waiters.items() if self._is_outdated(waiter, now)]:
             if self._fetcher.is_unheard(node, now=now):
-                self._tree.failed(Failed(node, Gone(OUTDATED)), now=now)
+                self._tree.failed(Failed(node, TimedOut(OUTDATED)), now=now)
 
     def _is_down(self, origin: bytes) -> bool:
         if self._shares.get(origin) is None:  # it was taken away

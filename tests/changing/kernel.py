@@ -37,7 +37,7 @@ class Opened:
 
 @dataclass
 class PagedKernel:
-    """One mount. `told` is what the kernel is told when a share changes."""
+    """One mount."""
 
     fake: FakeKernel
     names: dict[tuple[int, bytes], tuple[int, float]] = field(default_factory=dict)

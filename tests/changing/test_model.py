@@ -115,6 +115,7 @@ class ChangingShare(RuleBasedStateMachine):
     def stop_the_server(self) -> None:
         self.do_now(World.stop_server)
         self.disturbed_at = self.now
+        self.due = [due if due < self.now else float("inf") for due in self.due]
 
     @precondition(lambda self: not self.world.up)
     @rule()
@@ -184,7 +185,8 @@ class ChangingShare(RuleBasedStateMachine):
             found = self.do(lambda world: world.kernel.names_in(folder))
         except OSError as error:
             possible = self.possible(start)
-            assert self.is_excused(error) or (error.errno == errno.ENOENT and any(not names(f, folder) for f in possible))
+            absent = any(not names(files, folder) for files in possible)
+            assert self.is_excused(error) or (absent and error.errno == errno.ENOENT), error
             return
         assert found in [names(files, folder) for files in self.possible(start)]
 
@@ -247,7 +249,8 @@ class ChangingShare(RuleBasedStateMachine):
 
     def check_error(self, error: OSError, path: bytes, start: float) -> None:
         possible = self.possible(start)
-        assert self.is_excused(error) or (error.errno == errno.ENOENT and any(path not in files for files in possible))
+        absent = any(path not in files for files in possible)
+        assert self.is_excused(error) or (absent and error.errno == errno.ENOENT), error
 
     def check_open_error(self, error: OSError, data: bytes) -> None:
         if self.is_calm:

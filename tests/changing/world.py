@@ -79,6 +79,8 @@ class World:
 
     cache: Path
     loss: float = 0.0
+    timeout: float = TIMEOUT
+    max_wait: float = MAX_WAIT
     up: bool = True
     history: list[tuple[float, Files]] = field(default_factory=list)
 
@@ -195,14 +197,14 @@ class World:
 
     def start_client(self) -> None:
         self.receiver = LinkReceiver(self.network, hostility=Hostility(loss=self.loss))
-        settings = ClientSettings((INTERFACE,), self.cache, timeout=TIMEOUT, max_wait=MAX_WAIT)
+        settings = ClientSettings((INTERFACE,), self.cache, timeout=self.timeout, max_wait=self.max_wait)
         self.client = client = Client(settings, trio.current_time, cast("Receiver", self.receiver))
         client._readers, client._writer = cast("None", Inline(client._load)), cast("None", Inline(client._store))
         client._tree._memory = _Memory(MEMORY)
         client._hold(addressing.catalogue_group(SCOPE))
         self.receiver.deliver = self._deliver
         self.network.clients[:] = [cast("FakeClient", self.receiver)]
-        self.kernel = PagedKernel(FakeKernel(cast("FakeBackend", client), SHARE, share_wait=1.0, timeout=TIMEOUT))
+        self.kernel = PagedKernel(FakeKernel(cast("FakeBackend", client), SHARE, timeout=self.timeout))
         self._scope = trio.CancelScope()
         self._nursery.start_soon(self._run_client, self._scope)
 
