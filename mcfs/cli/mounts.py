@@ -76,13 +76,13 @@ def is_dead(mountpoint: Path) -> bool:
 
 
 def remove_dead(mountpoint: Path, user: int) -> bool:
-    """Unmount what a daemon of mcfs that is no more has left at a path, if it was this user's. Returns whether there was
-    such a mount. Raises UserError if it is another user's, or cannot be unmounted."""
+    """Unmount what a daemon of mcfs that is no more has left at a path, if it was this user's. Returns whether there
+    was such a mount. Raises UserError if it is another user's, or cannot be unmounted."""
     dead = mounted_at(mountpoint)
     if dead is None or dead.type != MOUNT_TYPE or not is_dead(mountpoint):
         return False
     if dead.user != user:
-        raise UserError(f"{mountpoint}: a dead mcfs of another user is mounted there (uid {dead.user})", Exit.PRIVILEGE)
+        raise UserError(f"{mountpoint}: a dead mcfs of another user is there (uid {dead.user})", Exit.PRIVILEGE)
     if mounted_at(mountpoint) == dead:  # and nothing was mounted over it while it was looked at
         unmount(mountpoint, lazy=True)
     return True

@@ -1,7 +1,7 @@
 """The kernel as readers see it: it remembers names for a while, and pages of files for as long as it knows their inode.
 
-What it does with ESTALE, and which pages it shares, is what Linux does: a path whose last step turns out stale is looked
-up once more, asking at each step; pages belong to the inode, however it is opened, read or mapped.
+What it does with ESTALE, and which pages it shares, is what Linux does: a path that turns out stale is looked up once
+more, asking at each step; pages belong to the inode, however it is opened, read or mapped.
 """
 
 from __future__ import annotations

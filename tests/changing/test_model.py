@@ -126,7 +126,10 @@ class ChangingShare(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.02, 1.0, SEEN, CALM]))
     def wait(self, seconds: float) -> None:
-        self.do(lambda _: trio.sleep(seconds))
+        async def pass_by(_: World) -> None:
+            await trio.sleep(seconds)
+
+        self.do(pass_by)
 
     # --- troubles of the client ---
 
@@ -184,9 +187,8 @@ class ChangingShare(RuleBasedStateMachine):
         try:
             found = self.do(lambda world: world.kernel.names_in(folder))
         except OSError as error:
-            possible = self.possible(start)
-            absent = any(not names(files, folder) for files in possible)
-            assert self.is_excused(error) or (absent and error.errno == errno.ENOENT), error
+            absent = any(not names(files, folder) for files in self.possible(start))
+            self.check_reason(error, absent=absent)
             return
         assert found in [names(files, folder) for files in self.possible(start)]
 
@@ -248,8 +250,9 @@ class ChangingShare(RuleBasedStateMachine):
         assert found in [files.get(path) for files in self.possible(start)]
 
     def check_error(self, error: OSError, path: bytes, start: float) -> None:
-        possible = self.possible(start)
-        absent = any(path not in files for files in possible)
+        self.check_reason(error, absent=any(path not in files for files in self.possible(start)))
+
+    def check_reason(self, error: OSError, *, absent: bool) -> None:
         assert self.is_excused(error) or (absent and error.errno == errno.ENOENT), error
 
     def check_open_error(self, error: OSError, data: bytes) -> None:

@@ -115,6 +115,12 @@ class World:
         finally:
             self._busy = trio.Event()
 
+    async def wait(self, seconds: float) -> None:
+        async def pass_by() -> None:
+            await trio.sleep(seconds)
+
+        await self.do(pass_by)
+
     # --- the server ---
 
     @property
