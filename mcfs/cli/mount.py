@@ -226,6 +226,7 @@ def _fuse_settings(request: Request) -> FuseSettings:
         gid=options.gid,
         noxattr=options.noxattr,
         entry_timeout=options.entry_timeout,
+        attr_timeout=options.entry_timeout,
         timeout=options.timeout,
         symlinks=Symlinks(options.symlinks),
         kernel_options=frozenset({"noexec"} if options.noexec else ()),
