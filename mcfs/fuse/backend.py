@@ -30,6 +30,10 @@ class Backend(Protocol):
         """The announcement to show of each share heard so far: the newest one whose top object is there."""
         ...
 
+    def share(self, name: bytes) -> Announcement | None:
+        """That of one share."""
+        ...
+
     async def news(self) -> None:
         """Return when `shares` has changed since this was called."""
         ...

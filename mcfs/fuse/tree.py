@@ -79,7 +79,7 @@ class Tree:
         return self.table.child(path, entry, directory.version, listing.numbers[position])
 
     async def _find_share(self, name: bytes) -> EntryNode | None:
-        announcement = self._backend.shares().get(name)
+        announcement = self._backend.share(name)
         if announcement is None:
             try:
                 announcement = await self._backend.wait_share(name, self._settings.share_wait)
@@ -108,7 +108,7 @@ class Tree:
         with trio.move_on_after(longest):
             while True:
                 listing = await self._try_listing(node, announcement)
-                newest = self._backend.shares().get(share, announcement)
+                newest = self._backend.share(share) or announcement
                 if listing is not None and node.version >= newest.version:
                     return listing
                 announcement = newest
@@ -122,13 +122,13 @@ class Tree:
                 await self._follow(node, announcement)
             return await self._entries(node)
         except (NotAvailable, Stale):
-            newest = self._backend.shares().get(announcement.name, announcement)
+            newest = self._backend.share(announcement.name) or announcement
             if newest.version <= announcement.version:
                 raise
             return None
 
     async def _announcement(self, share: bytes) -> Announcement:
-        announcement = self._backend.shares().get(share)
+        announcement = self._backend.share(share)
         if announcement is not None:
             return announcement
         return await self._backend.wait_share(share, self._settings.timeout)
@@ -179,7 +179,7 @@ class Tree:
     async def check(self, node: EntryNode) -> None:
         """Bring a node up to the newest version. Raises Stale if its path leads to something else now; NotAvailable,
         BadNode, BadObject."""
-        announcement = self._backend.shares().get(share_of(node.path))
+        announcement = self._backend.share(share_of(node.path))
         if announcement is None or node.version >= announcement.version:
             return
         path, slash, name = node.path.rpartition(b"/")
@@ -224,7 +224,7 @@ class Tree:
         The kernel does not look the root up again: a share's root shows the newest version at once.
         """
         if isinstance(node, DirectoryNode) and b"/" not in node.path:
-            announcement = self._backend.shares().get(node.path)
+            announcement = self._backend.share(node.path)
             if announcement and isinstance(top := self.top(announcement), DirectoryEntry):
                 return top, announcement.version
         return node.entry, node.version

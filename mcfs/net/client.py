@@ -223,6 +223,10 @@ class Client:
     def shares(self) -> Mapping[bytes, Announcement]:
         return self._versions.shown(self._shares.announcements())
 
+    def share(self, name: bytes) -> Announcement | None:
+        share = self._shares.get(name)
+        return None if share is None else self._versions.shown_of(share.announcement)
+
     async def news(self) -> None:
         await self._news.wait()
 
@@ -742,8 +746,9 @@ class Client:
             waited.append(remark.text)
 
     def _version(self, name: bytes) -> int:
-        share = self._shares.get(name)
-        return self._versions.shown_of(share.announcement).version if share is not None else 0
+        """In which a share is shown."""
+        shown = self.share(name)
+        return 0 if shown is None else shown.version
 
     def _is_outdated(self, waiter: _Waiter, now: float) -> bool:
         """Whether what is waited for is of an older version than the one that its server announces now: it may know

@@ -97,6 +97,9 @@ class FakeBackend:
     def shares(self) -> dict[bytes, Announcement]:
         return self.announcements
 
+    def share(self, name: bytes) -> Announcement | None:
+        return self.announcements.get(name)
+
     async def news(self) -> None:
         await self.heard.wait()
 
