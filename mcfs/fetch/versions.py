@@ -1,8 +1,8 @@
 """Which version of each share is shown: a newer one as soon as its top object is here and right.
 
 Until then everything is of the version before, so that what is cached stays readable when a server goes away just after
-it has announced a new version. A newer one that is announced meanwhile waits its turn, as one that comes every moment
-would otherwise never be shown; it comes next, and those between are passed over.
+it has announced a new version. Of several newer ones two are fetched: the first, since versions that come every moment
+would otherwise never be shown, and the newest, since the server may have forgotten the first by now.
 
 A share that nobody has used for a while is shown as it is announced: nothing is fetched of what nobody reads.
 
@@ -29,15 +29,21 @@ MAX_USED: Final = 256
 
 
 @dataclass(slots=True)
+class _Coming:
+    """A version whose top object is fetched."""
+
+    announcement: Announcement
+    missing: set[Node]
+    asked: bool = False
+
+
+@dataclass(slots=True)
 class _Change:
     """A share that is shown in an older version than the newest."""
 
     shown: Announcement
-    coming: Announcement
-    """The version whose top object is fetched."""
-    newest: Announcement
-    missing: set[Node]
-    asked: bool = False
+    coming: list[_Coming]
+    """One or two; the last is the newest."""
 
 
 class Versions:
@@ -68,18 +74,20 @@ class Versions:
         """A share has a newer version than the one before."""
         name = newest.name
         change = self._changes.get(name)
-        if change is not None:
-            change.newest = newest
-        elif now - self._used.get(name, -USED) < USED:
-            self._come(before, newest)
-        else:
+        missing = _top_nodes(newest)
+        if not missing or (change is None and now - self._used.get(name, -USED) >= USED):
+            self._changes.pop(name, None)
             self._switched = True
+        elif change is None:
+            self._changes[name] = _Change(before, [_Coming(newest, missing)])
+        else:
+            change.coming[1:] = [_Coming(newest, missing)]
 
     def repeated(self, name: bytes) -> None:
         """The share is there: what has failed may be asked for again."""
         change = self._changes.get(name)
-        if change is not None:
-            change.asked = False
+        for coming in change.coming if change is not None else ():
+            coming.asked = False
 
     def forget(self, name: bytes) -> None:
         """The share was taken away."""
@@ -87,44 +95,41 @@ class Versions:
 
     def wanted(self) -> list[tuple[bytes, Node]]:
         """What to fetch now, with the share's name. Each is given once, and again after `repeated`."""
-        found = []
+        found: list[tuple[bytes, Node]] = []
         for name, change in self._changes.items():
-            if not change.asked:
-                change.asked = True
-                found += [(name, node) for node in sorted(change.missing, key=lambda node: node.index)]
+            for coming in change.coming:
+                if not coming.asked:
+                    coming.asked = True
+                    found += [(name, node) for node in sorted(coming.missing, key=lambda node: node.index)]
         return found
 
     def ready(self, node: Node) -> None:
         """A node is here and right, whoever wanted it."""
-        for change in [c for c in self._changes.values() if node in c.missing]:
-            change.missing.discard(node)
-            if not change.missing:
-                self._switch(change)
+        for name, change in list(self._changes.items()):
+            for position in range(len(change.coming) - 1, -1, -1):
+                coming = change.coming[position]
+                coming.missing.discard(node)
+                if not coming.missing:
+                    self._switch(name, change, position)
+                    break
 
     def failed(self, node: Node) -> None:
-        """A node could not be had. If there is a newer version by now, that is tried."""
-        for change in [c for c in self._changes.values() if node in c.missing]:
-            if change.newest is not change.coming:
-                self._come(change.shown, change.newest)
+        """A node could not be had. If there is a newer version by now, that is what counts."""
+        for change in self._changes.values():
+            if len(change.coming) > 1 and node in change.coming[0].missing:
+                del change.coming[0]
 
     def has_switched(self) -> bool:
         """Whether another version is shown than when this was asked last."""
         switched, self._switched = self._switched, False
         return switched
 
-    def _come(self, shown: Announcement, newest: Announcement) -> None:
-        missing = _top_nodes(newest)
-        if missing:
-            self._changes[newest.name] = _Change(shown, newest, newest, missing)
-        else:
-            self._changes.pop(newest.name, None)
-            self._switched = True
-
-    def _switch(self, change: _Change) -> None:
-        del self._changes[change.newest.name]
+    def _switch(self, name: bytes, change: _Change, position: int) -> None:
+        change.shown = change.coming[position].announcement
+        del change.coming[: position + 1]
         self._switched = True
-        if change.newest is not change.coming:
-            self._come(change.coming, change.newest)
+        if not change.coming:
+            del self._changes[name]
 
 
 def _top_nodes(announcement: Announcement) -> set[Node]:

@@ -8,7 +8,7 @@ import re
 import select
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote_from_bytes
 
 import pyfuse3
@@ -62,7 +62,7 @@ def forget_attributes(inode: int) -> None:
 
     It takes no lock that a request could hold, so the event loop may call it.
     """
-    pyfuse3.invalidate_inode(cast("pyfuse3.InodeT", inode), attr_only=True)
+    pyfuse3.invalidate_inode(inode, attr_only=True)
 
 
 class Messages:

@@ -348,7 +348,7 @@ class Client:
         if data is not None:
             return data
         waiter = self._waiters.setdefault(node, _Waiter(origin))
-        waiter.version = max(waiter.version, version)
+        waiter.version = max(waiter.version, version if origin == waiter.origin else NEWEST)
         waiter.count += 1
         try:
             await waiter.done.wait()

@@ -41,6 +41,8 @@ SHARE: Final = b"s"
 START_MS: Final = 1_700_000_000_000
 TIMEOUT: Final = 4.0
 MAX_WAIT: Final = 20.0
+ENTRY_TIMEOUT: Final = 60.0
+"""Seconds for which the kernel remembers names: longer than any version may be shown that is not the newest."""
 MEMORY: Final = 2 * BLOCK
 """Bytes of blocks that the client keeps in memory: few, so that its cache on disk is used."""
 
@@ -210,7 +212,8 @@ class World:
         client._hold(addressing.catalogue_group(SCOPE))
         self.receiver.deliver = self._deliver
         self.network.clients[:] = [cast("FakeClient", self.receiver)]
-        self.kernel = PagedKernel(FakeKernel(cast("FakeBackend", client), SHARE, timeout=self.timeout))
+        fake = FakeKernel(cast("FakeBackend", client), SHARE, timeout=self.timeout, entry_timeout=ENTRY_TIMEOUT)
+        self.kernel = PagedKernel(fake)
         self._scope = trio.CancelScope()
         self._nursery.start_soon(self._run_client, self._scope)
 

@@ -90,12 +90,23 @@ def test_versions_that_come_faster_than_their_tops_are_shown_now_and_then() -> N
     versions = in_use()
     for version in range(2, 6):
         versions.announced(announcement(version - 1), announcement(version), now=1.0)
-    assert versions.wanted() == [(b"s", top(2))]
+    assert versions.wanted() == [(b"s", top(2)), (b"s", top(5))]
     versions.ready(top(2))
-    assert shown(versions, announcement(5)) == 2
-    assert versions.wanted() == [(b"s", top(5))]
+    assert (shown(versions, announcement(5)), versions.wanted()) == (2, [])
+    versions.announced(announcement(5), announcement(6), now=1.0)
+    assert versions.wanted() == [(b"s", top(6))]
+    versions.ready(top(6))
+    assert shown(versions, announcement(6)) == 6
     versions.ready(top(5))
-    assert shown(versions, announcement(5)) == 5
+    assert shown(versions, announcement(6)) == 6
+
+
+def test_a_version_that_the_server_has_forgotten_does_not_hold_up_the_newest() -> None:
+    versions = in_use()
+    versions.announced(announcement(1), announcement(2), now=1.0)
+    versions.announced(announcement(2), announcement(3), now=1.0)
+    versions.ready(top(3))
+    assert (shown(versions, announcement(3)), versions.has_switched(), versions.wanted()) == (3, True, [])
 
 
 def test_a_top_that_cannot_be_had_is_asked_for_again_while_the_share_is_there() -> None:
@@ -110,17 +121,21 @@ def test_a_top_that_cannot_be_had_is_asked_for_again_while_the_share_is_there() 
     assert versions.wanted() == [(b"s", top(2))]
 
 
-def test_a_top_that_cannot_be_had_gives_way_to_a_newer_one() -> None:
+def test_a_top_that_cannot_be_had_gives_way_to_newer_ones() -> None:
     versions = in_use()
     versions.announced(announcement(1), announcement(2), now=1.0)
     versions.announced(announcement(2), announcement(3), now=1.0)
-    assert versions.wanted() == [(b"s", top(2))]
+    versions.wanted()
     versions.failed(top(2))
-    assert versions.wanted() == [(b"s", top(3))]
-    assert shown(versions, announcement(3)) == 1
-    versions.announced(announcement(3), announcement(4, inlined=True), now=1.0)
-    versions.failed(top(3))
-    assert (shown(versions, announcement(4)), versions.has_switched()) == (4, True)
+    versions.announced(announcement(3), announcement(4), now=1.0)
+    versions.repeated(b"s")
+    assert versions.wanted() == [(b"s", top(3)), (b"s", top(4))]
+    versions.failed(top(4))
+    versions.repeated(b"s")
+    assert versions.wanted() == [(b"s", top(3)), (b"s", top(4))], "the newest is never given up"
+    assert shown(versions, announcement(4)) == 1
+    versions.announced(announcement(4), announcement(5, inlined=True), now=1.0)
+    assert (shown(versions, announcement(5)), versions.has_switched(), versions.wanted()) == (5, True, [])
 
 
 def test_a_share_that_is_taken_away_is_forgotten() -> None:

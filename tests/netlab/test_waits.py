@@ -212,7 +212,7 @@ def test_a_daemon_that_dies(scene: Scene) -> None:
 def mount_again(scene: Scene) -> str:
     options = f"iface=eth0,timeout={TIMEOUT},cache_dir={scene.mounted.cache}"
     known = f"known_publishers={scene.site.directory / 'known-again'}"
-    command = [*MCFS, "mount", "data", scene.mounted.path, "-o", f"{options},{known}"]
+    command: list[str | Path] = [*MCFS, "mount", "data", scene.mounted.path, "-o", f"{options},{known}"]
     return scene.mounted.host.run(command, timeout=DEADLINE).stderr
 
 

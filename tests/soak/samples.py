@@ -41,7 +41,7 @@ class Life:
         return last / first - 1
 
     def most(self, what: str) -> int:
-        return max(getattr(sample, what) for sample in self.samples)
+        return max(int(getattr(sample, what)) for sample in self.samples)
 
     def problems(self) -> list[str]:
         """What grows; nothing is said of a process that was not looked at for long."""

@@ -118,7 +118,8 @@ class Soak:
         new.replace(self._directory / str(file))
 
     def _start_server(self) -> None:
-        command = [sys.executable, "-m", "tests.netlab.version_server", self._state, self._directory, str(RATE)]
+        command: list[str | Path] = [sys.executable, "-m", "tests.netlab.version_server"]
+        command += [self._state, self._directory, str(RATE)]
         self._server = self._site.start(self._site.lab.server, command)
         self._published = 0
         self._wait_published()
@@ -148,12 +149,12 @@ class Soak:
     def _mount(self, stack: contextlib.ExitStack, host: Host) -> Mounted:
         cache = self._site.new_directory("cache")
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={CACHE},mode=0700", "tmpfs", cache], check=True)
-        stack.callback(subprocess.run, ["umount", "-l", cache], check=False, capture_output=True)
+        stack.callback(lambda: subprocess.run(["umount", "-l", cache], check=False, capture_output=True))
         return self._site.mount(host, "data", cache=cache / "mcfs", timeout=TIMEOUT)
 
     def _start_reader(self, mounted: Mounted, seed: int) -> Job:
-        command = [sys.executable, "-m", "tests.soak.reader", mounted.path, str(seed), str(self._options.pause)]
-        return self._site.start(mounted.host, command)
+        command: list[str | Path] = [sys.executable, "-m", "tests.soak.reader"]
+        return self._site.start(mounted.host, [*command, mounted.path, str(seed), str(self._options.pause)])
 
     def _stop_reader(self, reader: Job) -> None:
         reader.process.terminate()
