@@ -124,7 +124,12 @@ class ChangingShare(RuleBasedStateMachine):
         self.disturbed_at = self.now
         self.due = [min(due, self.now + CALM) for due in self.due]
 
-    @rule(seconds=st.sampled_from([0.02, 1.0, SEEN, CALM]))
+    @rule(seconds=st.sampled_from([SEEN + MARGIN, CALM]))
+    def wait_and_look(self, seconds: float) -> None:
+        self.wait(seconds)
+        self.look()
+
+    @rule(seconds=st.sampled_from([0.02, 0.3, 1.0]))
     def wait(self, seconds: float) -> None:
         async def pass_by(_: World) -> None:
             await trio.sleep(seconds)
@@ -133,14 +138,17 @@ class ChangingShare(RuleBasedStateMachine):
 
     # --- troubles of the client ---
 
-    @rule(damage=st.none() | st.integers(0, 9))
-    def crash(self, damage: int | None) -> None:
+    @rule(damage=st.none() | st.integers(0, 9), look=st.booleans())
+    def crash(self, damage: int | None, look: bool) -> None:
         self.do_now(World.crash_client)
         if damage is not None:
             self.world.damage(random.Random(damage))
         self.open.clear()
         self.do_now(World.start_client)
         self.disturbed_at = self.now
+        if look:
+            self.wait(1.0)
+            self.look()
 
     @rule(seed=st.integers(0, 9), part=st.sampled_from([0.0, 0.5]))
     def evict(self, seed: int, part: float) -> None:
@@ -155,6 +163,12 @@ class ChangingShare(RuleBasedStateMachine):
         self.world.kernel.drop_pages()
 
     # --- reading ---
+
+    @rule()
+    def look(self) -> None:
+        """At everything that has a name."""
+        for path in PATHS:
+            self.read(path)
 
     @rule(path=paths)
     def read(self, path: bytes) -> None:
