@@ -53,9 +53,17 @@ def _read(fd: int, first: int, pages: int, *, mapped: bool) -> bytes:
         while len(data) < pages * PAGE:  # a read that fails in its middle is short
             data += os.pread(fd, pages * PAGE - len(data), first * PAGE + len(data))
         return data
-    with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as whole:
-        os.pread(fd, pages * PAGE, first * PAGE)  # an error here, and not as SIGBUS
-        return whole[first * PAGE : (first + pages) * PAGE]
+    with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as whole, memoryview(whole) as view:
+        return _copy(view[first * PAGE : (first + pages) * PAGE])
+
+
+def _copy(mapped: memoryview) -> bytes:
+    """By way of the kernel, which says EFAULT of a page that cannot be had, where we would be killed by SIGBUS."""
+    with mapped, open(os.memfd_create("copy"), "w+b", buffering=0) as copy:
+        done = 0
+        while done < len(mapped):
+            done += os.pwrite(copy.fileno(), mapped[done:], done)
+        return os.pread(copy.fileno(), done, 0)
 
 
 def main(directory: Path, seed: int, pause: float) -> None:
