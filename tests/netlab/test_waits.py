@@ -219,6 +219,7 @@ def mount_again(scene: Scene) -> str:
 # --- a daemon that cannot run for a while ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_daemon_that_is_stopped_for_longer_than_the_timeout_goes_on(scene: Scene) -> None:
     before = scene.site.sent()
     job = scene.site.start(scene.mounted.host, same_bytes(scene.source, scene.file))
@@ -231,6 +232,7 @@ def test_a_daemon_that_is_stopped_for_longer_than_the_timeout_goes_on(scene: Sce
     job.expect_success(DEADLINE)
 
 
+@pytest.mark.slow
 def test_server_and_network_change_while_the_daemon_is_stopped(scene: Scene) -> None:
     """As a laptop that is suspended in one place and resumed in another: another address, and a server with a new
     version."""
