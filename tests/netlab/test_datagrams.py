@@ -28,7 +28,7 @@ while time.monotonic() < end and sum(len(s) for s in seen.values()) < int(sys.ar
     for run in receiver.receive() or ():
         assert run.ifindex == index
         assert run.source[:2] == bytes.fromhex("fe80")
-        for row in run.datagrams:
+        for row in run.rows():
             key = f"{{groups.index(run.group)}}:{{len(row)}}"
             assert (row[8:] == row[8]).all()
             seen.setdefault(key, []).append(int.from_bytes(row[:8].tobytes(), "big"))

@@ -16,8 +16,8 @@ DEADLINE = 120.0
 
 
 def start_demo(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Its copies go to `tmp_path`, or below /dev/shm where there is room."""
-    argv = [sys.executable, "-m", "mcfs.cli.main", "demo", *arguments]
+    """Its copies go to `tmp_path`, or below /dev/shm where there is room. Who runs the tests may ignore signals."""
+    argv = ["env", "--default-signal", sys.executable, "-m", "mcfs.cli.main", "demo", *arguments]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         argv, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
