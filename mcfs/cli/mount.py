@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import stat
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from mcfs.cli.exits import Exit
 from mcfs.cli.options import OPTIONS, REPEATED, MountOptions, Option, mount_options
 from mcfs.fetch.pinfile import KnownPublishers
 from mcfs.net.allocator import keep_freed_memory
+from mcfs.net.awake import AwakeClock
 from mcfs.net.interfaces import choose
 from mcfs.protocol.errors import NoKey, TimedOut, Untrusted, UserError
 from mcfs.protocol.publisher import parse_publisher
@@ -37,6 +39,8 @@ STOP_TIMEOUT: Final = 2.0
 """Seconds from SIGTERM until the process ends by force; its mount is then detached first."""
 KEPT_MEMORY: Final = 64 << 20
 """Bytes; the blocks that are kept in memory, which come and go."""
+MAX_DEAD: Final = 8
+"""Dead mounts of mcfs on top of each other that are removed."""
 _FUSE_DEVICE: Final = "/dev/fuse"
 _FUSE_CONF: Final = "/etc/fuse.conf"
 
@@ -132,15 +136,22 @@ def check(request: Request) -> None:
 
 
 def _check_mountpoint(path: Path) -> None:
+    for _ in range(MAX_DEAD):
+        if not mounts.remove_dead(path, os.geteuid()):
+            break
+        log.warning("%s: unmounted what a dead mcfs had left behind", path)
     mounted = mounts.mounted_at(path)
     if mounted and mounted.type == mounts.MOUNT_TYPE:
-        if not mounts.is_dead(path):
-            raise UserError(f"{path} is already a mount of mcfs, of {mounted.source!r}", Exit.CANNOT_MOUNT)
-        log.warning("%s: unmounting what a dead mcfs left behind", path)
-        mounts.unmount(path, lazy=True)
-    if not path.exists():
-        raise UserError(f"mount point {path} does not exist", Exit.CANNOT_MOUNT)
-    if not path.is_dir():
+        raise UserError(f"{path} is already a mount of mcfs, of {mounted.source!r}", Exit.CANNOT_MOUNT)
+    try:
+        is_directory = stat.S_ISDIR(path.stat().st_mode)
+        os.statvfs(path)
+    except FileNotFoundError:
+        raise UserError(f"mount point {path} does not exist", Exit.CANNOT_MOUNT) from None
+    except OSError as error:
+        what = f", a mount of {mounted.type}" if mounted else ""
+        raise UserError(f"mount point {path}{what}: {error.strerror}", Exit.CANNOT_MOUNT) from None
+    if not is_directory:
         raise UserError(f"mount point {path} is not a directory", Exit.CANNOT_MOUNT)
 
 
@@ -215,6 +226,7 @@ def _fuse_settings(request: Request) -> FuseSettings:
         gid=options.gid,
         noxattr=options.noxattr,
         entry_timeout=options.entry_timeout,
+        attr_timeout=options.entry_timeout,
         timeout=options.timeout,
         symlinks=Symlinks(options.symlinks),
         kernel_options=frozenset({"noexec"} if options.noexec else ()),
@@ -227,7 +239,7 @@ def _fuse_settings(request: Request) -> FuseSettings:
 
 def _work(request: Request, client: ClientSettings, fuse: FuseSettings, ready: Callable[[], None]) -> int:
     keep_freed_memory(KEPT_MEMORY)
-    trio.run(_serve, request, client, fuse, ready)
+    trio.run(_serve, request, client, fuse, ready, clock=AwakeClock())
     return Exit.OK
 
 
@@ -240,7 +252,7 @@ async def _serve(
 
     async with trio.open_nursery() as outer:
         await outer.start(_stop_on_signal, outer.cancel_scope, mounts.resolve(request.mountpoint))
-        async with open_client(client_settings) as client, trio.open_nursery() as inner:
+        async with open_client(client_settings, clock=trio.current_time) as client, trio.open_nursery() as inner:
             if request.share is not None:
                 await hear(client, request.share, client_settings)
             await inner.start(partial(serve_mount, client, fuse_settings))

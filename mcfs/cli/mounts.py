@@ -27,6 +27,10 @@ class Mounted:
     mountpoint: Path
     type: str
     source: str
+    user: int | None = None
+    """Whose mount it is, where the table says that, as it does of FUSE."""
+    number: int = 0
+    """The mount's number; another mount at the same place has another one."""
 
 
 def mounted_at(mountpoint: Path) -> Mounted | None:
@@ -37,10 +41,17 @@ def mounted_at(mountpoint: Path) -> Mounted | None:
 
 
 def _parse(line: bytes) -> Mounted:
-    """proc(5): the mount point is the fifth field; type and source follow a dash after optional fields."""
+    """proc(5): the mount point is the fifth field; type, source and the file system's options follow a dash after
+    optional fields."""
     before, _, after = line.partition(b" - ")
-    type_, source = after.split(b" ")[:2]
-    return Mounted(Path(_text(before.split(b" ")[4])), _text(type_), _text(source))
+    type_, source, options = (*after.split(b" "), b"")[:3]
+    fields = before.split(b" ")
+    return Mounted(Path(_text(fields[4])), _text(type_), _text(source), _user(options), int(fields[0]))
+
+
+def _user(options: bytes) -> int | None:
+    found = re.search(rb"(?:^|,)user_id=([0-9]+)(?:,|$)", options)
+    return int(found[1]) if found else None
 
 
 def _text(field: bytes) -> str:
@@ -62,6 +73,19 @@ def is_dead(mountpoint: Path) -> bool:
     except OSError as error:
         return error.errno == errno.ENOTCONN
     return False
+
+
+def remove_dead(mountpoint: Path, user: int) -> bool:
+    """Unmount what a daemon of mcfs that is no more has left at a path, if it was this user's. Returns whether there
+    was such a mount. Raises UserError if it is another user's, or cannot be unmounted."""
+    dead = mounted_at(mountpoint)
+    if dead is None or dead.type != MOUNT_TYPE or not is_dead(mountpoint):
+        return False
+    if dead.user != user:
+        raise UserError(f"{mountpoint}: a dead mcfs of another user is there (uid {dead.user})", Exit.PRIVILEGE)
+    if mounted_at(mountpoint) == dead:  # and nothing was mounted over it while it was looked at
+        unmount(mountpoint, lazy=True)
+    return True
 
 
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:

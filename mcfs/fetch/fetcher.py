@@ -55,6 +55,9 @@ MAX_SILENCE: Final = 3.0
 NODE_SILENCE: Final = 2.0
 """The same for one node while its origin is heard: longer than a full queue of 64 MiB at 1 Gbit/s; doubles."""
 MAX_NODE_SILENCE: Final = 16.0
+UNHEARD: Final = 3.0
+"""Seconds after which a node that was also joined anew is one that its server does not know, if there is another reason
+to think so. A server that knows it would name it in beacons, send it or say that it is gone."""
 STALL: Final = 0.2
 """Seconds between two looks at the time after which the silence may have been ours: what came waits in the buffer."""
 SILENT_PLACES: Final = 4
@@ -200,6 +203,8 @@ class _Fetch:
     pass_time: float = DOUBTED_SILENCE
     came: int = 0
     """Symbols under the server's address since it was joined while it was doubted."""
+    rejoins: int = 0
+    """How often it was joined anew since something came of it."""
 
     def __post_init__(self) -> None:
         self.gathered = Gathered(self.length)
@@ -279,6 +284,13 @@ class Fetcher:
 
     def wants(self, node: Node) -> bool:
         return node in self._by_node
+
+    def is_unheard(self, node: Node, *, now: float) -> bool:
+        """Whether a node was joined again in vain: nothing came of it, and no beacon named it, for UNHEARD seconds."""
+        fetch = self._by_node.get(node)
+        if fetch is None or not fetch.rejoins or fetch.origin.period:
+            return False
+        return now - max(fetch.wanted_at, fetch.last_new, fetch.last_named) > UNHEARD
 
     def hold(self, group: Group) -> None:
         """Stay joined to a control channel, beside the cap."""
@@ -669,7 +681,7 @@ class Fetcher:
             hold = self._hold if now < self._hold_until else 0.0
             self._window.first_symbol(now - fetch.joined_at - hold, fetch.length, filled=fetch.filled)
         fetch.last_new = fetch.origin.last_heard = now
-        fetch.origin.silence, fetch.patience = SILENCE, NODE_SILENCE
+        fetch.origin.silence, fetch.patience, fetch.rejoins = SILENCE, NODE_SILENCE, 0
 
     def _done(self, fetch: _Fetch, data: memoryview, source: Host, t: int, now: float) -> None:
         if fetch.state is State.JOINED:
@@ -922,6 +934,7 @@ class Fetcher:
 
     def _rejoin(self, fetch: _Fetch, now: float) -> None:
         self.counters.rejoins += 1
+        fetch.rejoins += 1
         self._unjoin(fetch)
         self._leave(fetch.group, now)
         self._requeue(fetch)

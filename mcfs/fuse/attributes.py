@@ -17,6 +17,9 @@ BLOCK_SIZE: Final = 128 * 1024
 """st_blksize: what cp and Python's open() read at a time. The kernel's own read-ahead makes larger requests of a
 sequential reader's; a larger value here would make the random reader of a few bytes fetch more than he wants."""
 ROOT_MODE: Final = 0o555
+ABSENT: Final = 1.0
+"""Seconds for which the kernel may remember at most that a name does not exist: whoever asks for it is answered by the
+kernel alone, so a new file stays unseen for as long."""
 
 
 class AttributeWriter:
@@ -62,6 +65,7 @@ class AttributeWriter:
         """The answer that lets the kernel remember for entry_timeout that a name does not exist."""
         out = self.blank()
         out.st_ino = 0
+        out.entry_timeout = min(ABSENT, self._settings.entry_timeout)
         return out
 
     def _write_kind(self, out: EntryAttributes, mode: int, links: int, size: int) -> None:

@@ -27,7 +27,15 @@ class FileReader(Protocol):
 
 class Backend(Protocol):
     def shares(self) -> Mapping[bytes, Announcement]:
-        """The newest accepted announcement of each share heard so far."""
+        """The announcement to show of each share heard so far: the newest one whose top object is there."""
+        ...
+
+    def share(self, name: bytes) -> Announcement | None:
+        """That of one share."""
+        ...
+
+    async def news(self) -> None:
+        """Return when `shares` has changed since this was called."""
         ...
 
     async def wait_share(self, name: bytes, timeout: float) -> Announcement:  # noqa: ASYNC109 - part of the semantics

@@ -149,6 +149,12 @@ class InodeTable:
     def __len__(self) -> int:
         return len(self._by_number)
 
+    def of_share(self, share: bytes) -> list[EntryNode]:
+        """The nodes of a share."""
+        below = share + b"/"
+        nodes = (node for node in self._by_number.values() if not isinstance(node, SharesNode))
+        return [node for node in nodes if node.path == share or node.path.startswith(below)]
+
     def get(self, number: int) -> Node:
         """Raises Stale."""
         node = self._by_number.get(number)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote_from_bytes
 
+import pyfuse3
 import trio
 
 if TYPE_CHECKING:
@@ -54,6 +55,14 @@ def _set(path: Path, value: int) -> None:
     # Not root, no sysfs in the container, no fusectl mounted: slower, but it works.
     with contextlib.suppress(OSError):
         path.write_text(f"{value}\n")
+
+
+def forget_attributes(inode: int) -> None:
+    """Have the kernel ask for an inode's attributes when they are next needed. Raises OSError.
+
+    It takes no lock that a request could hold, so the event loop may call it.
+    """
+    pyfuse3.invalidate_inode(inode, attr_only=True)
 
 
 class Messages:

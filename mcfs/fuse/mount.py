@@ -39,7 +39,7 @@ async def serve_mount(
     """
     _check_mountpoint(settings.mountpoint)
     operations = McfsOperations(backend, settings)
-    mount = _Mount(settings, _initialise(operations, settings))
+    mount = _Mount(settings, operations, _initialise(operations, settings))
     try:
         await mount.serve(task_status)
     finally:
@@ -88,8 +88,9 @@ def _not_a_failed_reply(record: logging.LogRecord) -> bool:
 
 
 class _Mount:
-    def __init__(self, settings: FuseSettings, descriptor: int | None) -> None:
+    def __init__(self, settings: FuseSettings, operations: McfsOperations, descriptor: int | None) -> None:
         self._settings = settings
+        self._operations = operations
         self._descriptor = descriptor
         self._device: int | None = None
         self._problem = "unmounted before it answered"
@@ -99,6 +100,7 @@ class _Mount:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._main, nursery.cancel_scope)
             nursery.start_soon(self._watch, nursery.cancel_scope)
+            nursery.start_soon(self._operations.tell_changes, kernel.forget_attributes)
             self._device = await self._answering()
             if self._device is None:
                 nursery.cancel_scope.cancel()

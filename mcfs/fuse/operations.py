@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from typing import TYPE_CHECKING, Final, cast
+from collections import Counter
+from typing import TYPE_CHECKING, Final, NoReturn, cast
 
+import trio
 from pyfuse3 import ENOATTR, FileInfo, FUSEError, StatvfsData
 
 from mcfs.fuse import xattrs
 from mcfs.fuse.attributes import AttributeWriter
+from mcfs.fuse.changes import Changes
 from mcfs.fuse.errnos import translated
 from mcfs.fuse.inodes import DirectoryNode, FileNode, LinkNode, Node, SharesNode
 from mcfs.fuse.links import Symlinks, stays_inside
@@ -20,7 +23,7 @@ from mcfs.fuse.tree import Tree, share_of
 from mcfs.protocol.catalog import MAX_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pyfuse3 import EntryAttributes, FileHandleT, FileNameT, FlagT, InodeT, ModeT, ReaddirToken, RequestContext
 
@@ -50,6 +53,9 @@ class McfsOperations(ReadOnly):
         self._directory_reader = DirectoryReader(self._table, self._attributes, self._tree)
         self._handles = itertools.count(1)
         self._files: dict[int, FileReader] = {}
+        self._numbers: dict[int, InodeT] = {}
+        self._opened: Counter[InodeT] = Counter()
+        """How often each file is open: its attributes are those of its snapshot."""
         self._directories: dict[int, OpenDirectory] = {}
 
     # --- names and attributes ----------------------------------------------------------------------------------------
@@ -70,13 +76,17 @@ class McfsOperations(ReadOnly):
 
     @translated
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return self._shown(self._table.get(inode))
+        node = self._table.get(inode)
+        if not isinstance(node, SharesNode) and not self._opened[inode]:
+            await self._tree.check(node)
+        return self._shown(node)
 
     @translated
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         node = self._table.get(inode)
         if not isinstance(node, LinkNode):
             raise FUSEError(errno.EINVAL)
+        await self._tree.check(node)
         if self._settings.symlinks is Symlinks.CONTAIN and not stays_inside(node.path, node.entry.target):
             raise FUSEError(errno.EPERM)
         return node.entry.target
@@ -147,8 +157,12 @@ class McfsOperations(ReadOnly):
             raise FUSEError(errno.EROFS)
         if not isinstance(node, FileNode):
             raise FUSEError(errno.EISDIR if isinstance(node, DirectoryNode | SharesNode) else errno.ELOOP)
+        if not self._tree.has_just_changed(node, now=trio.current_time()):
+            await self._tree.check(node)
         handle = next(self._handles)
         self._files[handle] = self._reader(node)
+        self._numbers[handle] = inode
+        self._opened[inode] += 1
         # The content of an inode never changes, so what the kernel has of it stays right.
         return FileInfo(fh=handle, keep_cache=True)
 
@@ -167,6 +181,12 @@ class McfsOperations(ReadOnly):
         reader = self._files.pop(fh, None)
         if reader is not None:
             reader.close()
+            self._closed(self._numbers.pop(fh))
+
+    def _closed(self, inode: InodeT) -> None:
+        self._opened[inode] -= 1
+        if not self._opened[inode]:
+            del self._opened[inode]
 
     # --- the rest ----------------------------------------------------------------------------------------------------
 
@@ -206,6 +226,10 @@ class McfsOperations(ReadOnly):
         if self._settings.noxattr:
             # The kernel asks no more after this answer.
             raise FUSEError(errno.ENOSYS)
+
+    async def tell_changes(self, invalidate: Callable[[int], None]) -> NoReturn:
+        """Have the kernel ask again for attributes whenever a share is shown in another version."""
+        await Changes(self._backend, self._tree, invalidate).follow()
 
     def close(self) -> None:
         """Close what the kernel left open: after an unmount by force it sends no release."""

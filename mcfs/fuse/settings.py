@@ -20,7 +20,7 @@ class FuseSettings:
     noxattr: bool = False
     """No extended attributes: the kernel stops asking for them, which makes `ls -l` faster."""
     entry_timeout: float = 1.0
-    """Seconds for which the kernel may use a looked up name, found or not, without asking."""
+    """Seconds for which the kernel may use a looked up name without asking; one that is absent, a second at most."""
     attr_timeout: float = 1.0
     """Seconds for which the kernel may use attributes without asking."""
     share_wait: float = 1.5

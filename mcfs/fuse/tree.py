@@ -1,7 +1,13 @@
 """From a name to an entry: directories are listed in the newest version of their share.
 
 A directory node that is older than its share is looked up again, from the root of the new version down, when it is
-next used. Between two awaits a directory node's entry, version, slot and listing belong together; where a function
+next used. A file's node never changes its content: `check` says whether it still is what its path means. If it is not,
+the kernel is told ESTALE, and looks the path up again, asking at each step (do_filp_open and retry_estale in Linux's
+fs). So what it remembers of names does no harm and need not be taken from it. For that it wants the directory's lock,
+which whoever looks up a name there holds until he is answered: a daemon that is killed just then would leave a mount
+that hangs for ever.
+
+Between two awaits a directory node's entry, version, slot and listing belong together; where a function
 relies on that a comment says so.
 """
 
@@ -16,7 +22,7 @@ from mcfs.fuse.errnos import Stale
 from mcfs.fuse.inodes import ROOT, DirectoryNode, EntryNode, InodeTable, Listing, SharesNode
 from mcfs.fuse.links import Symlinks
 from mcfs.protocol.catalog import Attributes, DirectoryEntry, Entry, FileEntry, LinkEntry
-from mcfs.protocol.errors import TimedOut
+from mcfs.protocol.errors import NotAvailable, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +36,9 @@ MAX_LISTED: Final = 1 << 20
 kernel may know directories by the thousand, each as long as its publisher likes."""
 UNHEARD: Final = -1
 """The version of a share's root before its first announcement."""
+GRACE: Final = 0.05
+"""Seconds after a change in which a file of the version before may still be opened: the kernel tries only twice, and
+who has looked the file up again just before the change must not be told once more that it is stale."""
 _ROOT_MODE: Final = 0o555
 
 
@@ -45,6 +54,8 @@ class Tree:
         self._settings = settings
         self.table = InodeTable(_root_node(settings.share))
         self._listed = _Listed()
+        self._changes: dict[bytes, tuple[float, int]] = {}
+        """When a share was last shown in another version than before, and in which it was before."""
 
     # --- names -------------------------------------------------------------------------------------------------------
 
@@ -68,7 +79,7 @@ class Tree:
         return self.table.child(path, entry, directory.version, listing.numbers[position])
 
     async def _find_share(self, name: bytes) -> EntryNode | None:
-        announcement = self._backend.shares().get(name)
+        announcement = self._backend.share(name)
         if announcement is None:
             try:
                 announcement = await self._backend.wait_share(name, self._settings.share_wait)
@@ -95,13 +106,29 @@ class Tree:
         longest = self._backend.max_wait(share)
         # However deep it is, and however often there is a new version meanwhile.
         with trio.move_on_after(longest):
+            while True:
+                listing = await self._try_listing(node, announcement)
+                newest = self._backend.share(share) or announcement
+                if listing is not None and node.version >= newest.version:
+                    return listing
+                announcement = newest
+        raise TimedOut(f"directory not complete after {longest:g} s")
+
+    async def _try_listing(self, node: DirectoryNode, announcement: Announcement) -> Listing | None:
+        """The entries of a directory in this version or a newer one; None if they cannot be had while there is a newer
+        one, as a server may have forgotten this one."""
+        try:
             if node.version < announcement.version:
                 await self._follow(node, announcement)
             return await self._entries(node)
-        raise TimedOut(f"directory not complete after {longest:g} s")
+        except (NotAvailable, Stale):
+            newest = self._backend.share(announcement.name) or announcement
+            if newest.version <= announcement.version:
+                raise
+            return None
 
     async def _announcement(self, share: bytes) -> Announcement:
-        announcement = self._backend.shares().get(share)
+        announcement = self._backend.share(share)
         if announcement is not None:
             return announcement
         return await self._backend.wait_share(share, self._settings.timeout)
@@ -147,6 +174,40 @@ class Tree:
             node.listing = self.table.number_listing(entries)
             self._listed.add(node, len(entries))
 
+    # --- versions ----------------------------------------------------------------------------------------------------
+
+    async def check(self, node: EntryNode) -> None:
+        """Bring a node up to the newest version. Raises Stale if its path leads to something else now; NotAvailable,
+        BadNode, BadObject."""
+        announcement = self._backend.share(share_of(node.path))
+        if announcement is None or node.version >= announcement.version:
+            return
+        path, slash, name = node.path.rpartition(b"/")
+        if not slash:
+            entry = self.top(announcement)
+            still = node.adopt(entry, announcement.version, self.table.number_entry(entry))
+        else:
+            still = await self._is_in(path, name, node)
+        if not still:
+            raise Stale(f"{node.path!r} is something else now")
+
+    async def _is_in(self, path: bytes, name: bytes, node: EntryNode) -> bool:
+        known = self.table.at(path)
+        parent = known if isinstance(known, DirectoryNode) else _unheard(0, path)
+        listing = await self.listing(parent)
+        # No await from here on: the listing is the one of the parent's version.
+        position = listing.find(name)
+        return position is not None and node.adopt(listing.entries[position], parent.version, listing.numbers[position])
+
+    def changed(self, share: bytes, before: int, *, now: float) -> None:
+        """A share is shown in another version from now on."""
+        self._changes[share] = now, before
+
+    def has_just_changed(self, node: EntryNode, *, now: float) -> bool:
+        """Whether a node is of the version that was shown until a moment ago."""
+        at, before = self._changes.get(share_of(node.path), (0.0, 0))
+        return node.version >= before and now < at + GRACE
+
     # --- what is known without the network ---------------------------------------------------------------------------
 
     def top(self, announcement: Announcement) -> DirectoryEntry | FileEntry:
@@ -163,7 +224,7 @@ class Tree:
         The kernel does not look the root up again: a share's root shows the newest version at once.
         """
         if isinstance(node, DirectoryNode) and b"/" not in node.path:
-            announcement = self._backend.shares().get(node.path)
+            announcement = self._backend.share(node.path)
             if announcement and isinstance(top := self.top(announcement), DirectoryEntry):
                 return top, announcement.version
         return node.entry, node.version
@@ -226,8 +287,13 @@ class _Listed:
 def _root_node(share: bytes | None) -> SharesNode | DirectoryNode:
     if share is None:
         return SharesNode()
-    unheard = DirectoryEntry(share, Attributes(_ROOT_MODE, 0, 0, 0), ())
-    return DirectoryNode(ROOT, share, unheard, UNHEARD, ROOT, lookups=1)
+    return _unheard(ROOT, share)
+
+
+def _unheard(number: int, path: bytes) -> DirectoryNode:
+    """A directory that is of no version yet."""
+    entry = DirectoryEntry(path.rpartition(b"/")[2], Attributes(_ROOT_MODE, 0, 0, 0), ())
+    return DirectoryNode(number, path, entry, UNHEARD, number, lookups=1)
 
 
 def _copy(source: DirectoryNode, target: DirectoryNode) -> None:

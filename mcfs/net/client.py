@@ -28,6 +28,7 @@ from mcfs.fetch.pinfile import KnownPublishers
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
 from mcfs.fetch.shares import KeyChanged, Remark, Share, ShareTable, VersionRaised
 from mcfs.fetch.trust import Trust
+from mcfs.fetch.versions import Versions
 from mcfs.net.budgets import Budgets, Kind
 from mcfs.net.door import Door, addresses_that_fit
 from mcfs.net.gathering import Gathering
@@ -46,7 +47,7 @@ from mcfs.protocol.announce import (
 )
 from mcfs.protocol.beacon import decode_beacon_untrusted
 from mcfs.protocol.catalog import Entry, FileEntry, Listing, decode_listing_untrusted
-from mcfs.protocol.errors import BadDatagram, BadNode, NoKey, NotAvailable, TimedOut, Untrusted, WrongKey
+from mcfs.protocol.errors import BadDatagram, BadNode, Gone, NoKey, NotAvailable, TimedOut, Untrusted, WrongKey
 from mcfs.protocol.ids import Group, Host, Node, ObjectRef
 from mcfs.protocol.printable import printable
 from mcfs.protocol.seal import open_control_untrusted
@@ -75,6 +76,13 @@ TREE_SECONDS: Final = 30.0
 UNHEARD_SECONDS: Final = 1.0
 """How long a share is waited for until it is asked whether something with a key is there."""
 INLINE_DECODE: Final = 128 << 10
+NEWEST: Final = 1 << 64
+"""Greater than any version."""
+ANNOUNCED: Final = 5.0
+"""Seconds since its last announcement in which a share is taken to be there; there is one every second."""
+LOOK: Final = 0.5
+"""Seconds between two looks for what the server does not know any more."""
+OUTDATED: Final = "it is of an older version, of which the server sends nothing any more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +121,14 @@ class ClientSettings:
 class _Waiter:
     """Those who wait for one node."""
 
-    __slots__ = ("count", "data", "done", "error")
+    __slots__ = ("count", "data", "done", "error", "origin", "version")
 
-    def __init__(self) -> None:
+    def __init__(self, origin: bytes) -> None:
         self.done = trio.Event()
         self.count = 0
+        self.origin = origin
+        self.version = 0
+        """The newest version of which somebody wants it."""
         self.data: Buffer | None = None
         self.error: NotAvailable | BadNode | None = None
 
@@ -156,6 +167,7 @@ class Client:
         self._keyed_heard = False
         """Whether something with a key was heard since somebody waits for a share."""
         self._shares = ShareTable(settings.timeout, self._trust)
+        self._versions = Versions()
         limits = Limits(
             timeout=settings.timeout,
             max_wait=settings.max_wait or MAX_WAIT,
@@ -197,11 +209,19 @@ class Client:
         self._writer: WorkerPool[Store, Store] | None = None
         self._ahead = ReadAhead(self._fetcher, self._tree)
         self._top_up_due = False
+        self._outdated_at = float("-inf")
 
     # --- Backend ---
 
     def shares(self) -> Mapping[bytes, Announcement]:
-        return self._shares.announcements()
+        return self._versions.shown(self._shares.announcements())
+
+    def share(self, name: bytes) -> Announcement | None:
+        share = self._shares.get(name)
+        return None if share is None else self._versions.shown_of(share.announcement)
+
+    async def news(self) -> None:
+        await self._news.wait()
 
     def publishers(self) -> list[tuple[Announcement, Standing]]:
         """All that was heard, also what does not count."""
@@ -221,7 +241,7 @@ class Client:
                 for remark in remarks:
                     log.warning("%s", remark)
                 self._given.add(name)
-                return share.announcement
+                return self._versions.shown_of(share.announcement)
         finally:
             self._waited.pop(name, None)
             if self._settings.catalogue:  # who tries names must not fill the tables: the catalogues bring what there is
@@ -304,7 +324,7 @@ class Client:
                 now=self._clock(),
             )
             self._wake.set()
-        return FileReader(self, share, entry)
+        return FileReader(self, share, self._version(share), entry)
 
     def cached_bytes(self, entry: FileEntry) -> int:
         e = entry.extent
@@ -312,15 +332,16 @@ class Client:
 
     # --- nodes ---
 
-    async def node(self, node: Node, origin: bytes) -> Buffer:
-        """The verified bytes of a node. Many callers cause one fetch.
+    async def node(self, node: Node, origin: bytes, version: int = NEWEST) -> Buffer:
+        """The verified bytes of a node, of this version of its share. Many callers cause one fetch.
 
         Raises NotAvailable or BadNode. When cancelled, and nobody else waits, the fetch is given up.
         """
         data = self.ask(node, origin)
         if data is not None:
             return data
-        waiter = self._waiters.setdefault(node, _Waiter())
+        waiter = self._waiters.setdefault(node, _Waiter(origin))
+        waiter.version = max(waiter.version, version if origin == waiter.origin else NEWEST)
         waiter.count += 1
         try:
             await waiter.done.wait()
@@ -329,6 +350,8 @@ class Client:
             if waiter.count == 0 and not waiter.done.is_set():
                 self._waiters.pop(node, None)
                 self._tree.cancel(node, now=self._clock())
+        if isinstance(waiter.error, TimedOut) and self._is_outdated(waiter, self._clock()):
+            raise Gone(OUTDATED)
         if waiter.error is not None:
             raise waiter.error
         assert waiter.data is not None
@@ -426,7 +449,8 @@ class Client:
         nodes = [Node(ref, 0, index) for index in range(ref.geometry.counts[0])]
         for node in nodes:
             self.ask(node, share)
-        parts = [await self.node(node, share) for node in nodes]
+        version = self._version(share)
+        parts = [await self.node(node, share, version) for node in nodes]
         return parts[0] if len(parts) == 1 else b"".join(bytes(part) for part in parts)
 
     # --- running ---
@@ -480,6 +504,7 @@ class Client:
             if self._door.is_due(now):
                 self._look_out(now)
             self._memberships.repeat(now=now)
+            self._give_up_outdated(now)
             for announcement in self._shares.settle(now=now):
                 self._live(announcement, now)
                 self._tell_news()
@@ -513,13 +538,19 @@ class Client:
             self._readers.submit(load)
         for store in tree.stores():
             self._writer.submit(store)
+        for name, node in self._versions.wanted():
+            if tree.request(node, name, urgent=True, now=now) is not None:
+                self._versions.ready(node)
         for outcome in tree.events():
             self._tell(outcome)
+        if self._versions.has_switched():
+            self._tell_news()
         self._top_up_due = False
         self._ahead.top_up(now=now)
         self._memberships.change(now=now)
 
     def _tell(self, outcome: Ready | Failed) -> None:
+        self._versions.ready(outcome.node) if isinstance(outcome, Ready) else self._versions.failed(outcome.node)
         waiter = self._waiters.pop(outcome.node, None)
         if waiter is None:
             return
@@ -586,12 +617,17 @@ class Client:
             raise BadDatagram("in a channel of another share key")
         if self._share_names.get(run.group, announcement.name) != announcement.name:
             raise BadDatagram("in the channel of another share")
+        known = self._shares.get(announcement.name)
+        before = known.announcement if known is not None else None
         settles = self._shares.next_timeout()
         heard = self._shares.announced(announcement, run.ifindex, now=now)
         if heard.live:
             self._memberships.heard(run.group, now=now)
             self._live(announcement, now)
-        if heard.news:
+            self._versions.repeated(announcement.name)
+        if heard.news and before is not None:
+            self._versions.announced(before, announcement, now=now)
+        elif heard.news:
             self._tell_news()
         elif settles != self._shares.next_timeout():
             self._wake.set()
@@ -668,6 +704,7 @@ class Client:
 
     def _use(self, name: bytes) -> None:
         """Somebody looks into a share: from now on its publisher and its version are remembered."""
+        self._versions.used(name, now=self._clock())
         share = self._shares.get(name)
         if name in self._used or share is None:
             return
@@ -703,6 +740,7 @@ class Client:
         for done in self._keeper.take():
             shown = self._settings.catalogue or done.name in self._given
             if not self._shares.pinned(done.name, done.pin, shown=shown):
+                self._versions.forget(done.name)
                 self._tree.withdraw(done.name, now=now)
             if (writing := self._pinnings.pop(done.name, None)) is not None:
                 writing.set()
@@ -713,6 +751,29 @@ class Client:
             log.warning("%s", remark.text)
         else:
             waited.append(remark.text)
+
+    def _version(self, name: bytes) -> int:
+        """In which a share is shown."""
+        shown = self.share(name)
+        return 0 if shown is None else shown.version
+
+    def _is_outdated(self, waiter: _Waiter, now: float) -> bool:
+        """Whether what is waited for is of an older version than the one that its server announces now: it may know
+        nothing any more of what only the older one had, and then says nothing."""
+        share = self._shares.get(waiter.origin)
+        return (
+            share is not None
+            and share.announcement.version > waiter.version
+            and now - share.last_heard < min(ANNOUNCED, self._settings.timeout)
+        )
+
+    def _give_up_outdated(self, now: float) -> None:
+        if now < self._outdated_at:
+            return
+        self._outdated_at = now + LOOK
+        for node in [node for node, waiter in self._waiters.items() if self._is_outdated(waiter, now)]:
+            if self._fetcher.is_unheard(node, now=now):
+                self._tree.failed(Failed(node, TimedOut(OUTDATED)), now=now)
 
     def _is_down(self, origin: bytes) -> bool:
         if self._shares.get(origin) is None:  # it was taken away
@@ -774,8 +835,10 @@ class Client:
 class FileReader:
     """One open file."""
 
-    def __init__(self, client: Client, share: bytes, entry: FileEntry) -> None:
+    def __init__(self, client: Client, share: bytes, version: int, entry: FileEntry) -> None:
         self.share = share
+        self.version = version
+        """Of the share, when it was opened."""
         self.reading = 0
         """Reads that wait."""
         self._client = client
@@ -798,7 +861,7 @@ class FileReader:
         try:
             longest = self._client.max_wait(self.share)
             with trio.fail_after(longest):
-                data = [memoryview(await self._client.node(node, self.share)) for node in nodes]
+                data = [memoryview(await self._client.node(node, self.share, self.version)) for node in nodes]
         except trio.TooSlowError:
             raise TimedOut(f"not complete after {longest:g} s") from None
         finally:

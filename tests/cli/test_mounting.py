@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import stat
@@ -145,6 +146,55 @@ def test_a_live_mount_stays_and_a_dead_one_is_replaced(place: Path) -> None:
     third = run(place, *MCFS, "mount", "data", str(place))
     assert third.returncode == 0, third.stderr
     assert (place / "file").read_bytes() == CONTENT
+
+
+def make_dead_mount(place: Path, type_: str, user: int) -> None:
+    """As a FUSE daemon leaves it that is killed."""
+    device = os.open("/dev/fuse", os.O_RDWR)
+    try:
+        options = f"fd={device},rootmode=40000,user_id={user},group_id=0,allow_other"
+        libc = ctypes.CDLL(None, use_errno=True)
+        code = libc.mount(b"data", os.fsencode(place), type_.encode(), 0, options.encode())
+        assert code == 0, os.strerror(ctypes.get_errno())
+    finally:
+        os.close(device)
+    assert mounts.is_dead(place)
+
+
+def test_dead_mounts_on_top_of_each_other_are_replaced(place: Path) -> None:
+    for _ in range(3):
+        make_dead_mount(place, "fuse.mcfs", os.geteuid())
+    done = run(place, *MCFS, "mount", "data", str(place))
+    assert (done.returncode, done.stderr.count("unmounted what a dead mcfs had left behind")) == (0, 3)
+    assert (place / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("type_", "user", "code", "message"),
+    [
+        ("fuse.sshfs", 0, 5, "a mount of fuse.sshfs: Transport endpoint is not connected"),
+        ("fuse", 0, 5, "a mount of fuse: Transport endpoint is not connected"),
+        ("fuse.mcfs", 1234, 3, "a dead mcfs of another user is there (uid 1234)"),
+    ],
+)
+def test_what_others_have_mounted_stays(place: Path, type_: str, user: int, code: int, message: str) -> None:
+    make_dead_mount(place, type_, user)
+    before = mounts.mounted_at(place)
+    done = run(place, *MCFS, "mount", "data", str(place))
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+    assert message in done.stderr
+    assert mounts.mounted_at(place) == before
+
+
+def test_a_live_mount_over_a_dead_one_stays(place: Path) -> None:
+    make_dead_mount(place, "fuse.mcfs", os.geteuid())
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
+    assert run(place, *MCFS, "mount", "data", str(place)).returncode == 0
+    assert (place / "file").read_bytes() == CONTENT
+    assert run(place, *MCFS, "umount", str(place)).returncode == 0
+    found = mounts.mounted_at(place)
+    assert found is not None
+    assert found.type == "tmpfs"
 
 
 def test_a_share_that_is_not_heard(place: Path) -> None:

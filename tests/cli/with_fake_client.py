@@ -24,7 +24,7 @@ CONTENT = b"what the file says\n"
 
 
 @asynccontextmanager
-async def open_client(_settings: ClientSettings) -> AsyncIterator[Backend]:
+async def open_client(_settings: ClientSettings, *, clock: object) -> AsyncIterator[Backend]:
     behaviour = os.environ.get("MCFS_FAKE", "")
     if behaviour == "crash":
         raise RuntimeError("a bug\nwith two lines")

@@ -97,6 +97,12 @@ class FakeBackend:
     def shares(self) -> dict[bytes, Announcement]:
         return self.announcements
 
+    def share(self, name: bytes) -> Announcement | None:
+        return self.announcements.get(name)
+
+    async def news(self) -> None:
+        await self.heard.wait()
+
     async def wait_share(self, name: bytes, timeout: float) -> Announcement:  # noqa: ASYNC109 - as in the protocol
         with trio.move_on_after(timeout):
             while name not in self.announcements:

@@ -6,6 +6,7 @@ import mmap
 import os
 import random
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -113,6 +114,58 @@ def test_a_new_version_is_seen_within_three_seconds(mount: Mounted) -> None:
         assert (mount.path / "odd/new").read_bytes() == b"new"
         assert first + file.readall() == before, "an open file keeps its version"
     assert "new" in os.listdir(mount.path / "odd")
+
+
+@pytest.mark.parametrize("share", ["s", None])
+def test_a_new_version_is_seen_although_the_kernel_may_remember_names(
+    tmp_path: Path, source: Path, share: str | None
+) -> None:
+    with mounted(tmp_path, source, share=share, entry_timeout=300.0, attr_timeout=300.0) as mount:
+        root = mount.path if share else mount.path / "s"
+        shown, link = root / "odd/file 1", root / "link"
+        before, mapped = shown.read_bytes(), map_of(shown)
+        assert [os.readlink(link), os.path.exists(root / "new")] == ["odd/file 1", False]
+        (root / "even/file 0").stat(), (root / "even/deep").stat()
+        shutil.rmtree(source / "even")
+        (source / "odd/file 1").unlink()
+        (source / "odd/file 1").write_bytes(b"replaced")
+        (source / "odd").chmod(0o700)
+        (source / "link").unlink()
+        (source / "link").symlink_to("odd")
+        (source / "new").write_bytes(b"new")
+        with shown.open("rb", buffering=0) as file:
+            mount.process.send_signal(signal.SIGHUP)
+            assert until(lambda: shown.read_bytes() == b"replaced", 3) < 3
+            assert (shown.stat().st_size, os.fstat(file.fileno()).st_size) == (8, len(before))
+            assert file.readall() == mapped[:] == before, "an open file keeps its version"
+        assert os.readlink(link) == "odd"
+        assert (root / "odd").stat().st_mode & 0o777 == 0o700
+        assert not (root / "even/file 0").exists()
+        assert not (root / "even").exists()
+        assert until((root / "new").exists, 3) < 3
+        mapped.close()
+
+
+def map_of(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+
+
+def test_a_mount_on_a_directory_and_a_process_in_it_stay(mount: Mounted) -> None:
+    """Of a directory in which nothing but content changes nothing is taken away."""
+    directory = mount.path / "odd"
+    before = os.getcwd()
+    os.chdir(directory)
+    assert run("mount", "-t", "tmpfs", "tmpfs", mount.path / "empty").returncode == 0
+    try:
+        (mount.source / "odd/file 1").write_bytes(b"replaced")
+        mount.process.send_signal(signal.SIGHUP)
+        assert until(lambda: Path("file 1").read_bytes() == b"replaced", 3) < 3
+        assert os.getcwd() == str(directory)
+        assert os.path.ismount(mount.path / "empty")
+    finally:
+        os.chdir(before)
+        run("umount", mount.path / "empty")
 
 
 def test_a_directory_that_is_gone_is_stale(mount: Mounted) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from dataclasses import replace
 
 import pyfuse3
 import trio
+import trio.testing
 
 from tests.fuse.fakes import DEFAULT, TREE, Directory, FakeBackend, File, changed
 from tests.fuse.kernel_fake import CONTEXT, FakeKernel, failure
@@ -115,6 +117,86 @@ async def test_a_version_that_comes_during_a_fetch_wins(backend: FakeBackend) ->
         nursery.start_soon(kernel.rows, number)
         nursery.start_soon(publish)
     assert [row.name for row in await kernel.rows(number)] == [b"new"]
+
+
+# --- what the kernel remembers ---------------------------------------------------------------------------------------
+
+
+async def test_what_became_something_else_is_stale_unless_it_is_open(backend: FakeBackend) -> None:
+    kernel = FakeKernel(backend, b"s")
+    old, kept = (await kernel.walk(b"a")).st_ino, (await kernel.walk(b"c/z")).st_ino
+    link, directory = (await kernel.walk(b"c/link")).st_ino, (await kernel.walk(b"b")).st_ino
+    backend.publish(b"s", changed(a=File(b"other"), b=File(b"now a file"), c=Directory({b"z": File(b"in c")})))
+    for request in (
+        kernel.operations.getattr(old, CONTEXT),
+        kernel.operations.open(old, os.O_RDONLY, CONTEXT),
+        kernel.operations.getattr(directory, CONTEXT),
+        kernel.operations.readlink(link, CONTEXT),
+    ):
+        assert await failure(request) == errno.ESTALE
+    handle = await kernel.open(kept)
+    assert await kernel.read_handle(handle) == b"in c"
+    backend.publish(b"s", changed(c=None))
+    assert (await kernel.operations.getattr(kept, CONTEXT)).st_size == 4, "it is open"
+    await kernel.operations.release(handle)
+    assert await failure(kernel.operations.getattr(kept, CONTEXT)) == errno.ESTALE
+
+
+async def test_attributes_are_those_of_the_newest_version(backend: FakeBackend) -> None:
+    kernel = FakeKernel(backend, b"s")
+    numbers = [(await kernel.walk(path)).st_ino for path in (b"a", b"c", b"b/y")]
+    mode = replace(DEFAULT, mode=0o600)
+    c, b = TREE.children[b"c"], TREE.children[b"b"]
+    assert isinstance(c, Directory)
+    assert isinstance(b, Directory)
+    y = Directory({b"deep": File(b"deep")}, mode, inlined=True)
+    tree = changed(a=File(b"alpha", mode), c=replace(c, attributes=mode), b=replace(b, children={b"y": y}))
+    backend.publish(b"s", tree)
+    assert [(await kernel.operations.getattr(number, CONTEXT)).st_mode & 0o777 for number in numbers] == [0o600] * 3
+
+
+async def test_a_share_of_one_file_that_became_another_is_stale(backend: FakeBackend) -> None:
+    kernel = FakeKernel(backend)
+    number = (await kernel.walk(b"single")).st_ino
+    backend.publish(b"single", File(b"other"))
+    assert await failure(kernel.operations.open(number, os.O_RDONLY, CONTEXT)) == errno.ESTALE
+    backend.publish(b"single", File(b"one file", replace(DEFAULT, mode=0o600)))
+    assert (await kernel.operations.getattr(number, CONTEXT)).st_mode & 0o777 == 0o600, "the same content again"
+
+
+async def test_a_share_that_was_withdrawn_is_shown_as_it_was(backend: FakeBackend) -> None:
+    kernel = FakeKernel(backend, b"s")
+    number = (await kernel.walk(b"a")).st_ino
+    del backend.announcements[b"s"]
+    assert (await kernel.operations.getattr(number, CONTEXT)).st_size == 5
+
+
+async def test_the_kernel_is_told_to_ask_for_attributes_again(backend: FakeBackend) -> None:
+    kernel = FakeKernel(backend)
+    told: list[int] = []
+
+    def invalidate(number: int) -> None:
+        told.append(number)
+        raise FileNotFoundError  # as when the kernel has forgotten it
+
+    paths = (b"s", b"s/a", b"s/c")
+    numbers = [(await kernel.walk(path)).st_ino for path in paths]
+    other = (await kernel.walk(b"single")).st_ino
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kernel.operations.tell_changes, invalidate)
+        await trio.testing.wait_all_tasks_blocked()
+        backend.publish(b"s", changed(a=File(b"other")))
+        backend.publish(b"new", File(b""))
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(told) == sorted(numbers)
+        assert other not in told
+        # Whoever has looked it up just before may still open it, and that once only.
+        old = kernel.references.keys() & {numbers[1]}
+        await kernel.open(old.pop())
+        backend.publish(b"s", changed(a=File(b"third")))
+        await trio.testing.wait_all_tasks_blocked()
+        assert await failure(kernel.operations.open(numbers[1], os.O_RDONLY, CONTEXT)) == errno.ESTALE
+        nursery.cancel_scope.cancel()
 
 
 # --- order -----------------------------------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ GOOD = b"honest bytes\n" * 10_000
 INTERFACE = Interface("lan", 1, 1500, host(0), False, 10**9, Kind.WIRED, True, True, True)
 TICK = 1e-5
 """Seconds that pass at least, or what is due a rounding error later would be waited for without end."""
+SHOWN = 0.3
+"""Seconds in which the top of a new version comes, so that it is shown."""
 STEPS = 50
 """Events of the link between two looks whether somebody waits no more."""
 
@@ -145,6 +147,13 @@ class Site:
         """An announcement comes in the catalogue channel, and again every second until there is another one."""
         self.announced[share] = datagram
         self._send_announcement(datagram)
+
+    async def announce_and_wait(self, datagram: bytes, share: bytes = b"evil") -> None:
+        """The same; returns when it is shown, if it is another version of a share that is used."""
+        again = share in self.announced
+        self.announce(datagram, share)
+        if again:
+            await trio.sleep(SHOWN)
 
     def receive(self, group: Group, datagram: bytes) -> None:
         """A datagram comes in a channel, from the server's address."""

@@ -29,7 +29,7 @@ async def publish(site: Site, bad: bytes | ObjectRef) -> None:
     ref = bad if not isinstance(bad, bytes) else site.store.add(bad)
     fine = site.store.add(FINE)
     root = listing(directory(b"bad", 0), file(b"fine", size=len(FINE), number=1), objects=[ref, fine])
-    site.announce(site.evil.share(b"evil", root))
+    await site.announce_and_wait(site.evil.share(b"evil", root))
 
 
 async def expect_unreadable(site: Site, error: int = errno.EIO) -> None:

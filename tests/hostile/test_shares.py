@@ -105,7 +105,7 @@ async def test_a_directory_that_becomes_a_file_and_a_link(site: Site) -> None:
     d = await site.kernel.walk(b"evil/d")
     handle = await site.kernel.open((await site.kernel.walk(b"evil/f")).st_ino)
     changed = listing(link(b"d", b"../../etc"), link(b"f", b"/etc/passwd"))
-    site.announce(site.evil.share(b"evil", changed))
+    await site.announce_and_wait(site.evil.share(b"evil", changed))
     assert await failure(site.kernel.rows(d.st_ino)) == errno.ESTALE
     assert await site.kernel.read_handle(handle) == b"one"
     for name in (b"d", b"f"):
