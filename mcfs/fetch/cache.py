@@ -19,29 +19,32 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from threading import Lock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from mcfs.fetch.cachedir import lock_directory, scan
+from mcfs.fetch.cachedir import lock_directory, lock_existing, scan
 from mcfs.fetch.cachedisk import FULL, Disk, octets
 from mcfs.fetch.cachefile import can_keep
 from mcfs.fetch.cachehealth import Health
+from mcfs.fetch.cachenames import Names
 from mcfs.fetch.cacheobjects import Objects
+from mcfs.fetch.cachepins import PinDirectory
 from mcfs.fetch.cachequota import Quota, default_max_bytes, default_min_free
 from mcfs.fetch.cacheroom import Room
 from mcfs.fetch.cachetable import MAX_FILES, FileTable
-from mcfs.protocol.ids import Node
+from mcfs.protocol.ids import MIN_BLOCK_SIZE, Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mcfs.fetch.cachedir import CacheDirectory
     from mcfs.fetch.cachefile import CacheFile
-    from mcfs.protocol.ids import ObjectRef
+    from mcfs.protocol.ids import Digest, ObjectId, ObjectRef
     from mcfs.protocol.merkle import Buffer
 
 logger = logging.getLogger(__name__)
 
+NO_LIMIT: Final = 1 << 62
 Data = TypeVar("Data")
 
 
@@ -54,8 +57,11 @@ class Cache:
         self._room = room
         self._directory = directory
         """This and the room are None when nothing can be kept."""
+        self.pins: PinDirectory | None = None
+        """What the user wants to be kept; None when nothing can be."""
         self._in_memory = directory is not None and _in_memory(objects)
         """Whether what is read never waits for a disk."""
+        self._names = Names(directory.path if directory is not None else None)
         self._writing = Lock()
         """The writer's lock: one store, copy or eviction at a time."""
 
@@ -87,6 +93,19 @@ class Cache:
             return cls._nothing(disk, directory, error)
 
     @classmethod
+    def open_existing(cls, path: Path) -> Cache | None:
+        """The cache in a directory, or a mount-N, that there is, to look after it: with no limit. None when another
+        process has it. Raises OSError, FileNotFoundError when it is no cache."""
+        locked = lock_existing(path)
+        if locked is None:
+            return None
+        try:
+            return cls._in(locked, Disk(), NO_LIMIT, 0, MAX_FILES)
+        except OSError:
+            locked.abandon()
+            raise
+
+    @classmethod
     def _in(
         cls, locked: CacheDirectory, disk: Disk, max_bytes: int | None, min_free: int | None, max_files: int
     ) -> Cache:
@@ -96,8 +115,12 @@ class Cache:
         objects = Objects(disk, locked.at, quota, FileTable(max_files))
         room = Room(objects, locked, limit, default_min_free(size) if min_free is None else min_free)
         cache = cls(objects, Health(locked.path), room, locked)
-        if quota.used > quota.limit:
-            cache.prune(quota.limit)
+        pins = PinDirectory(locked.root, locked.path)
+        pins.spared = pins.objects()
+        cache.pins = pins
+        cache.pin(frozenset().union(*pins.spared.values()))
+        for pinned in (False, True):
+            cache.prune(quota.limit, pinned=pinned)
         return cache
 
     @classmethod
@@ -110,6 +133,7 @@ class Cache:
     def close(self) -> None:
         """Leave the directory in good order. Loads that run may finish; whatever comes later finds nothing."""
         with self._writing:
+            self._names.flush()
             self._objects.close()
             directory, self._directory, self._room = self._directory, None, None
             if directory is not None:
@@ -208,14 +232,45 @@ class Cache:
         with self._objects.using(ref.id) as found:
             return 0 if found is None else _count_bytes(found[1], offset, end)
 
-    def pin(self, ref: ObjectRef) -> None:
-        """An open file needs the object: it is evicted after all others. Each call wants one `unpin`."""
-        with self._objects.lock:
-            self._objects.quota.pin(ref.id)
+    def is_new_version(self, name: bytes, ref: ObjectRef) -> bool:
+        """Note that a file of that name is this object. Whether it was another one before, of which something is
+        there."""
+        before = self._names.note(name, ref.id)
+        return before is not None and self._objects.quota.get(before) is not None
 
-    def unpin(self, ref: ObjectRef) -> None:
+    def leaves(self) -> Iterator[tuple[Digest, Node]]:
+        """The blocks that are there and can be of use elsewhere, with the hashes that their pages say they have; the
+        object that was used last comes first. Neither pages nor blocks are verified. For a thread: it reads them."""
         with self._objects.lock:
-            self._objects.quota.unpin(ref.id)
+            names = self._objects.quota.names(at_least=MIN_BLOCK_SIZE)
+        for name in reversed(names):
+            with self._objects.using(name) as found:
+                if found is not None:
+                    yield from found[1].leaves()
+
+    def opened(self, ref: ObjectRef) -> None:
+        """An open file needs the object: it is evicted after all others. Each call wants one `closed`."""
+        with self._objects.lock:
+            self._objects.quota.opened(ref.id)
+
+    def closed(self, ref: ObjectRef) -> None:
+        with self._objects.lock:
+            self._objects.quota.closed(ref.id)
+
+    @property
+    def pinned(self) -> frozenset[ObjectId]:
+        """Objects that the user wants to be kept."""
+        return self._objects.quota.pinned
+
+    def pin(self, names: frozenset[ObjectId]) -> None:
+        """The user wants these objects, and no others, to be kept: nothing of them is evicted to make room."""
+        with self._objects.lock:
+            self._objects.quota.pinned = names
+
+    def missing(self, ref: ObjectRef, blocks: range, most: int) -> list[int]:
+        """Which of these blocks of an object are not there: the first ones, `most` of them."""
+        with self._objects.using(ref.id) as found:
+            return list(blocks[:most]) if found is None else found[1].missing(blocks.start, blocks.stop, most)
 
     def store(self, node: Node, data: Buffer, *, direct: bool = False) -> bool:
         """Keep a node's bytes, which must be verified. False when they could not be kept.
@@ -265,13 +320,15 @@ class Cache:
         self._objects.touch(source)
         return self._keep(target, target.size, write)
 
-    def prune(self, max_bytes: int) -> int:
-        """Evict until no more than so many bytes are used, if possible; returns how many were freed."""
+    def prune(self, max_bytes: int, *, pinned: bool = False) -> int:
+        """Evict until no more than so many bytes are used, if possible; returns how many were freed.
+
+        `pinned`: at last also what the user wants to be kept."""
         with self._writing:
             goal = self.used - max_bytes
             if self._room is None or goal <= 0:
                 return 0
-            return self._evict(goal)
+            return self._evict(goal, pinned=pinned)
 
     def refs(self) -> list[ObjectRef]:
         """All objects that are there, the least recently used first."""
@@ -288,6 +345,7 @@ class Cache:
         """Make room and write the node, unless it is there. `size` is what it will take on the disk."""
         _check(node)
         with self._writing:
+            self._names.flush()
             if self._room is None or not can_keep(node.object):
                 return False
             if self.has(node):
@@ -321,9 +379,9 @@ class Cache:
             self._objects.touch(node)
         return kept
 
-    def _evict(self, goal: int) -> int:
+    def _evict(self, goal: int, *, pinned: bool = False) -> int:
         try:
-            return self._room.evict(goal) if self._room else 0
+            return self._room.evict(goal, pinned=pinned) if self._room else 0
         except OSError as error:
             self._health.failed(error)
             return 0

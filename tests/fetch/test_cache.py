@@ -532,8 +532,8 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path, caplog: pytest.LogCaptu
     assert not cache.store(sample.node(0), sample.bytes(sample.node(0)))
     assert cache.load(sample.node(0)) is None
     assert cache.prune(0) == 0
-    cache.pin(sample.ref)
-    cache.unpin(sample.ref)
+    cache.opened(sample.ref)
+    cache.closed(sample.ref)
     assert "serving without keeping" in caplog.text
     cache.close()
 
