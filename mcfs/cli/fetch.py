@@ -26,7 +26,7 @@ _CACHED: Final = "user.mcfs.cached"
 def fetch(paths: tuple[Path, ...]) -> int:
     """Fetch files, and directories with all that is in them, into the cache of the mount that they are on."""
     for path in paths:
-        on_mount.check_mounted(path)
+        on_mount.mount_of(path)
     failed: list[str] = []
     with progress.bars() as bars:
         files = [file for path in paths for file in _files(path, failed)]

@@ -27,6 +27,8 @@ class Mounted:
     mountpoint: Path
     type: str
     source: str
+    user: int | None = None
+    """Of a FUSE mount: who mounted it."""
 
 
 def mounted_at(mountpoint: Path) -> Mounted | None:
@@ -36,20 +38,21 @@ def mounted_at(mountpoint: Path) -> Mounted | None:
     return found[-1] if found else None
 
 
-def type_of(device: int) -> str | None:
-    """The type of the file system that has a device number (st_dev); None if it is not mounted here."""
+def of_device(device: int) -> Mounted | None:
+    """A mount of the file system that has a device number (st_dev); None if it is not mounted here."""
     number = f"{os.major(device)}:{os.minor(device)}".encode()
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         if line.split(b" ", 3)[2] == number:
-            return _parse(line).type
+            return _parse(line)
     return None
 
 
 def _parse(line: bytes) -> Mounted:
     """proc(5): the mount point is the fifth field; type and source follow a dash after optional fields."""
     before, _, after = line.partition(b" - ")
-    type_, source = after.split(b" ")[:2]
-    return Mounted(Path(_text(before.split(b" ")[4])), _text(type_), _text(source))
+    type_, source, options = after.split(b" ")[:3]
+    user = re.search(rb"(?:^|,)user_id=(\d+)", options)
+    return Mounted(Path(_text(before.split(b" ")[4])), _text(type_), _text(source), int(user[1]) if user else None)
 
 
 def _text(field: bytes) -> str:

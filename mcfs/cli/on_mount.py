@@ -31,24 +31,29 @@ class Place:
         return PinDirectory(root_of(self.cache), self.cache)
 
 
-def check_mounted(path: Path) -> None:
-    """Raises UserError unless there is such a file or directory on a mount of mcfs."""
+def mount_of(path: Path) -> mounts.Mounted:
+    """The mount of mcfs that a file or directory is on. Raises UserError."""
     try:
         device = os.stat(path, follow_symlinks=False).st_dev
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    if mounts.type_of(device) != mounts.MOUNT_TYPE:
+    mounted = mounts.of_device(device)
+    if mounted is None or mounted.type != mounts.MOUNT_TYPE:
         raise UserError(f"{path} is not on a mount of mcfs")
+    return mounted
 
 
 def place_of(path: Path) -> Place:
     """Raises UserError."""
-    check_mounted(path)
+    mounted = mount_of(path)
+    if mounted.user != os.geteuid():
+        # What a mount says of itself is what another user says: nobody must write where that leads.
+        raise UserError(f"{path} is on a mount of user {mounted.user}, who may do that", Exit.PRIVILEGE)
     name, cache = _attribute(path, _PATH), _attribute(path, _CACHE)
     if name is None:
         raise UserError(f"{path} shows all shares: name one of them")
     if cache is None:
-        raise UserError(f"{path}: this mount keeps nothing (its log says why), or is another user's", Exit.PRIVILEGE)
+        raise UserError(f"{path}: this mount keeps nothing; its log says why")
     share, _, below = name.partition(b"/")
     return Place(share, below, own_cache(Path(os.fsdecode(cache))))
 
@@ -59,7 +64,6 @@ def own_cache(path: Path) -> Path:
         raise UserError(f"there is no cache in {path}")
     owner = path.stat().st_uid
     if owner != os.geteuid():
-        # What a mount says of itself is what another user says: root must not write where that leads.
         raise UserError(f"the cache in {path} belongs to user {owner}, who may do that", Exit.PRIVILEGE)
     return path
 

@@ -62,6 +62,8 @@ class Cache:
         self._in_memory = directory is not None and _in_memory(objects)
         """Whether what is read never waits for a disk."""
         self._names = Names(directory.path if directory is not None else None)
+        self._attempt: Callable[[], Cache] | None = None
+        """Opens the directory that could not be opened. Raises OSError."""
         self._writing = Lock()
         """The writer's lock: one store, copy or eviction at a time."""
 
@@ -79,18 +81,23 @@ class Cache:
 
         `max_bytes` is the limit of all of them, in bytes on the disk (default: 10 % of the file system, 20 GiB at
         most); `min_free` is what is left to others (default: 1 %, 512 MiB at most). A directory that cannot be made,
-        locked or read, or that others can write, gives a cache that keeps nothing, with a warning.
+        locked or read, or that others can write, gives a cache that keeps nothing, with a warning, and tries again now
+        and then.
         """
         disk = disk or Disk()
-        try:
+
+        def attempt() -> Cache:
             locked = lock_directory(directory)
-        except OSError as error:
-            return cls._nothing(disk, directory, error)
+            try:
+                return cls._in(locked, disk, max_bytes, min_free, max_files)
+            except OSError:
+                locked.abandon()
+                raise
+
         try:
-            return cls._in(locked, disk, max_bytes, min_free, max_files)
+            return attempt()
         except OSError as error:
-            locked.abandon()
-            return cls._nothing(disk, directory, error)
+            return cls._nothing(disk, directory, error, attempt)
 
     @classmethod
     def open_existing(cls, path: Path) -> Cache | None:
@@ -124,15 +131,18 @@ class Cache:
         return cache
 
     @classmethod
-    def _nothing(cls, disk: Disk, directory: Path, error: OSError) -> Cache:
+    def _nothing(cls, disk: Disk, directory: Path, error: OSError, attempt: Callable[[], Cache]) -> Cache:
         objects = Objects(disk, -1, Quota(0, ()), FileTable())
         health = Health(directory)
         health.failed(error)
-        return cls(objects, health, None, None)
+        cache = cls(objects, health, None, None)
+        cache._attempt = attempt
+        return cache
 
     def close(self) -> None:
         """Leave the directory in good order. Loads that run may finish; whatever comes later finds nothing."""
         with self._writing:
+            self._attempt = None
             self._names.flush()
             self._objects.close()
             directory, self._directory, self._room = self._directory, None, None
@@ -312,7 +322,14 @@ class Cache:
 
         def write(file: CacheFile) -> bool:
             with self._objects.using(src_ref.id) as found:
-                return found is not None and file.copy(found[1], source, target)
+                try:
+                    return found is not None and file.copy(found[1], source, target)
+                except OSError as error:
+                    if error.errno in FULL:
+                        raise
+                    # It may be the source that has a bad spot. Whether the disk can be written a store will tell.
+                    logger.debug("a block cannot be copied: %s", error)
+                    return False
 
         if not self.has(source):
             return False
@@ -346,12 +363,28 @@ class Cache:
         _check(node)
         with self._writing:
             self._names.flush()
+            if self._room is None:
+                self._try_to_open()
             if self._room is None or not can_keep(node.object):
                 return False
             if self.has(node):
                 self._objects.touch(node)
                 return True
             return self._health.may_try() and self._try_twice(self._room, node, size, write)
+
+    def _try_to_open(self) -> None:
+        """What could not be opened may be there now. Whoever reads meanwhile finds nothing, or what is there."""
+        if self._attempt is None or not self._health.may_try():
+            return
+        try:
+            opened = self._attempt()
+        except OSError as error:
+            self._health.failed(error)
+            return
+        self._attempt = None
+        self._objects, self._in_memory, self._names = opened._objects, opened._in_memory, opened._names
+        self._directory, self.pins, self._room = opened._directory, opened.pins, opened._room
+        self._health.worked()
 
     def _try_twice(self, room: Room, node: Node, size: int, write: Callable[[CacheFile], bool]) -> bool:
         """The second time after an eviction, when the disk was full the first time."""

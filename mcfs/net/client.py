@@ -36,7 +36,7 @@ from mcfs.net.kernel import jiffy
 from mcfs.net.linkwatch import follow
 from mcfs.net.loader import WorkerPool
 from mcfs.net.memberships import Memberships
-from mcfs.net.pinner import Pinner
+from mcfs.net.pinner import LOOK, Pinner
 from mcfs.net.receive import Receiver, Run
 from mcfs.protocol import addressing, merkle, wire
 from mcfs.protocol.announce import (
@@ -489,10 +489,10 @@ class Client:
             task_status.started()
 
     async def _keep_pinned(self) -> None:
-        if self._cache.pins is None:
-            return
+        while (pins := self._cache.pins) is None:  # noqa: ASYNC110 - a thread opens it, if ever
+            await trio.sleep(LOOK)
         try:
-            await Pinner(self, self._cache, self._cache.pins).run()
+            await Pinner(self, self._cache, pins).run()
         except Exception:
             log.exception("pins are not looked after any more")
 
