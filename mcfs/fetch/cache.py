@@ -248,12 +248,15 @@ class Cache:
         before = self._names.note(name, ref.id)
         return before is not None and self._objects.quota.get(before) is not None
 
-    def leaves(self) -> Iterator[tuple[Digest, Node]]:
+    def leaves(self, *, is_wanted: Callable[[], bool] = lambda: True) -> Iterator[tuple[Digest, Node]]:
         """The blocks that are there and can be of use elsewhere, with the hashes that their pages say they have; the
-        object that was used last comes first. Neither pages nor blocks are verified. For a thread: it reads them."""
+        object that was used last comes first. Neither pages nor blocks are verified. For a thread: it reads pages, and
+        asks `is_wanted` before each object whether to go on."""
         with self._objects.lock:
             names = self._objects.quota.names(at_least=MIN_BLOCK_SIZE)
         for name in reversed(names):
+            if not is_wanted():
+                return
             with self._objects.using(name) as found:
                 if found is not None:
                     yield from found[1].leaves()

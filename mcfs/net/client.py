@@ -786,8 +786,8 @@ class Client:
     def _learn_leaves(self, cache: Cache) -> None:
         """In a thread: which blocks the cache had at the start."""
         try:
-            for digest, node in cache.leaves():
-                if self._closing or not self._leaves.add_older(digest, node):
+            for digest, node in cache.leaves(is_wanted=lambda: not self._closing):
+                if not self._leaves.add_older(digest, node):
                     return
         except Exception:
             log.exception("looking through the cache failed")
