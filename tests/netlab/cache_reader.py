@@ -2,11 +2,12 @@
 
     python -m tests.netlab.cache_reader wander EXPECTED FOUND BLOCK LOG SEED
     python -m tests.netlab.cache_reader again EXPECTED FOUND BLOCK LOG...
-    python -m tests.netlab.cache_reader part EXPECTED FOUND BLOCK NUMBER OF
+    python -m tests.netlab.cache_reader part EXPECTED FOUND BLOCK NUMBER OF [alone]
 
 The first reads pieces here and there, at random, until the mount ends, and writes the number of each block that was
 right into LOG. The second reads the blocks of some logs, each once, never one behind another: nothing is read ahead.
-The third reads one of several equal parts from its start to its end. Exit code 3: wrong bytes.
+The third reads one of several equal parts from its start to its end, `alone` without the kernel's read-ahead. Exit
+code 3: wrong bytes.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ def scattered(numbers: Sequence[int]) -> list[int]:
     return [number for pair in pairs for number in pair]
 
 
-def part(pair: Pair, number: str, of: str) -> None:
+def part(pair: Pair, number: str, of: str, alone: str = "") -> None:
+    if alone:
+        pair.alone()
     size = -(-pair.count // int(of))
     for block in range(int(number) * size, min((int(number) + 1) * size, pair.count)):
         pair.check(block)

@@ -5,10 +5,12 @@ Each trial checks what has to hold whatever the figures are (right bytes, always
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -31,6 +33,8 @@ SHARE: Final = "data"
 DEADLINE: Final = 300.0
 QUIET: Final = 20_000
 """Bytes that a server sends in 0.2 s of which nobody wants anything: announcements, beacons, queries."""
+_SHUTDOWN: Final = 0x8004587D  # _IOR('X', 125, __u32), linux/ext4.h
+_NO_FLUSH: Final = struct.pack("I", 2)
 HEAD: Final = 4096
 """Bytes at the start of each cached object's file: a header and the beginning of its map."""
 
@@ -273,22 +277,37 @@ def small_disk(path: Path, size: int) -> Iterator[Path]:
 def failing_disk(path: Path, size: int, holds: int) -> Iterator[Path]:
     """An ext4 of `size` bytes whose writes fail by an I/O error when it holds more than `holds` or so: it lies in a
     sparse file on a disk that is smaller."""
-    below, image = path.with_name(f"{path.name}-below"), path.with_name(f"{path.name}-below") / "image"
-    with small_disk(below, holds):
-        with image.open("wb") as file:
-            file.truncate(size)
-        run("mkfs.ext4", "-q", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", "-m", "0", str(image))
-        path.mkdir()
-        run("mount", "-o", "loop", str(image), str(path))
-        try:
-            yield path
-        finally:
-            run("umount", "--lazy", str(path))
-            deadline = time.monotonic() + 30
-            while _loops(image) and time.monotonic() < deadline:
-                time.sleep(0.1)
-            for device in _loops(image):
-                run("losetup", "--detach", device)
+    with small_disk(path.with_name(f"{path.name}-below"), holds) as below, loop_disk(path, size, below):
+        yield path
+
+
+def break_down(path: Path) -> None:
+    """From now on everything that is asked of an ext4 is an I/O error (EXT4_IOC_SHUTDOWN)."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.ioctl(fd, _SHUTDOWN, _NO_FLUSH)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def loop_disk(path: Path, size: int, below: Path | None = None) -> Iterator[Path]:
+    """An ext4 of `size` bytes, in a file in `below`."""
+    image = (below or path.parent) / f"{path.name}.image"
+    with image.open("wb") as file:
+        file.truncate(size)
+    run("mkfs.ext4", "-q", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", "-m", "0", str(image))
+    path.mkdir()
+    run("mount", "-o", "loop", str(image), str(path))
+    try:
+        yield path
+    finally:
+        run("umount", "--lazy", str(path))
+        deadline = time.monotonic() + 30
+        while _loops(image) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for device in _loops(image):
+            run("losetup", "--detach", device)
 
 
 def _loops(image: Path) -> list[str]:
