@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WRONG: Final = 3
 NUMBER: Final = struct.Struct("<I")
-LONGEST: Final = 12
+LONGEST: Final = 96
 """Blocks that are read one after the other."""
 
 
@@ -85,7 +85,7 @@ def again(pair: Pair, *logs: str) -> None:
 
 
 def scattered(numbers: Sequence[int]) -> list[int]:
-    """The same with steps of half of them, forth and back."""
+    """The same with steps of half of them, forth and back: that looks like no sequential reader."""
     half = -(-len(numbers) // 2)
     pairs = [numbers[start::half] for start in range(half)]
     return [number for pair in pairs for number in pair]

@@ -35,6 +35,8 @@ QUIET: Final = 20_000
 """Bytes that a server sends in 0.2 s of which nobody wants anything: announcements, beacons, queries."""
 _SHUTDOWN: Final = 0x8004587D  # _IOR('X', 125, __u32), linux/ext4.h
 _NO_FLUSH: Final = struct.pack("I", 2)
+FEWEST: Final = 64
+"""Blocks that are read before a kill, at least: of a few the next ones would be read ahead when they are read again."""
 HEAD: Final = 4096
 """Bytes at the start of each cached object's file: a header and the beginning of its map."""
 
@@ -130,7 +132,7 @@ def crashes(place: Place, kills: int, *, readers: int = 4, seed: int = 1, damage
 
 def _crash(place: Place, mounted: Mounted, logs: list[Path], numbers: random.Random) -> None:
     jobs = [place.read(mounted, "wander", log, numbers.randrange(1 << 30)) for log in logs]
-    wait_until(lambda: all(log.exists() and log.stat().st_size for log in logs), DEADLINE, "all readers read")
+    wait_until(lambda: all(log.exists() for log in logs) and len(logged(map(str, logs))) >= FEWEST, DEADLINE, "reads")
     time.sleep(numbers.uniform(0.0, 1.0))
     process = user_of(place.cache)
     assert process, "nobody uses the cache"
