@@ -73,10 +73,10 @@ def run(request: ServeRequest, verbosity: int) -> int:
         for previous in predecessors(links):
             console.print(f"the publisher had the key {format_fingerprint(previous)} before", highlight=False)
         store = NodeStore(index, scope=request.scope)
-        early = _open_server_for_good(store, choice, request, key, links) if request.fixed_interfaces else None
+        server = _open_server(store, choice, request, key, links)
+        _restrict_further(request)
         snapshots = [_scan(index, path, name, console) for path, name in zip(request.paths, names, strict=True)]
         store.replace(snapshots, keys)
-        server = early or _open_server(store, choice, request, key, links)
         server.publish({snapshot.name: _announcement(snapshot) for snapshot in snapshots}, keys)
         for snapshot in snapshots:
             _check_clock(snapshot)
@@ -96,6 +96,15 @@ def _restrict(request: ServeRequest) -> None:
         if not request.fixed_interfaces:
             log.info("running as %s, with CAP_NET_RAW for interfaces that come later", request.user.pw_name)
     privileges.confine()
+
+
+def _restrict_further(request: ServeRequest) -> None:
+    """Once the first sockets are open. Before the threads that hash, each of which would keep what this one had. Raises
+    UserError."""
+    if request.fixed_interfaces:
+        privileges.give_up()
+    elif request.user is not None:
+        privileges.sockets_are_open()
 
 
 # --- interfaces ------------------------------------------------------------------------------------------------------
@@ -154,15 +163,6 @@ def _open_server(
         ) from None
     except OSError as error:
         raise UserError(f"cannot open the sockets: {error.strerror or error}") from None
-
-
-def _open_server_for_good(
-    store: NodeStore, choice: Choice, request: ServeRequest, key: SigningKey, links: tuple[bytes, ...]
-) -> Server:
-    """Before the threads that hash, each of which would keep what this one had. Raises UserError."""
-    server = _open_server(store, choice, request, key, links)
-    privileges.give_up()
-    return server
 
 
 def _mtu(request: ServeRequest, interfaces: Sequence[Interface]) -> int:
