@@ -63,10 +63,10 @@ def run(request: ServeRequest, verbosity: int) -> int:
     console = Console(stderr=True, quiet=verbosity < 0)
     names = [_share_name(request, path) for path in request.paths]
     with ExitStack() as stack:
-        choice = _interfaces(request.interfaces)
-        _print_interfaces(console, choice, request)
         _restrict(request)
         keys = share_keys.server_keys(names, request.keyfiles, request.password_files, prompt=request.ask_password)
+        choice = _interfaces(request.interfaces)
+        _print_interfaces(console, choice, request)
         index = stack.enter_context(Index.open(request.state_dir, request.block_size))
         key = load_key(request.signing_key) if request.signing_key else load_or_make_key(request.state_dir)
         links = _links(request, key)
