@@ -85,7 +85,7 @@ def _pin_state(root: Path, pin: Pin) -> str:
     if not state.nonce:
         return "no mount of the share has looked at it yet"
     text = f"{values.format_size(state.done)} of {values.format_size(state.bytes)} in {state.files} files"
-    return f"{text}: {state.problem}" if state.problem else text
+    return terminal.without_controls(f"{text}: {state.problem}" if state.problem else text)
 
 
 # --- verify ----------------------------------------------------------------------------------------------------------

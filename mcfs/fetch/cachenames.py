@@ -69,7 +69,7 @@ class Names:
             del self._objects[next(iter(self._objects))]
 
     def _load(self, path: Path) -> None:
-        lines = read_lines_untrusted(path)
+        lines = _read_lines(path)
         for object_, name in lines:
             self._enter(name, object_)
         if len(lines) > 2 * MAX_NAMES:
@@ -79,15 +79,19 @@ class Names:
 
 def names_of(directory: Path) -> dict[ObjectId, bytes]:
     """The names of the objects in a cache, each the last that it had."""
-    return dict(read_lines_untrusted(directory / FILE))
+    return dict(_read_lines(directory / FILE))
 
 
-def read_lines_untrusted(path: Path) -> list[tuple[ObjectId, bytes]]:
-    """Objects and names, the oldest first; what is no such line is passed over, and nothing of a file that cannot be
-    read."""
+def _read_lines(path: Path) -> list[tuple[ObjectId, bytes]]:
+    """Nothing of a file that cannot be read."""
     data = b""
     with suppress(OSError):
         data = _read(path)
+    return parse_lines_untrusted(data)
+
+
+def parse_lines_untrusted(data: bytes) -> list[tuple[ObjectId, bytes]]:
+    """Objects and names, the oldest first; what is no such line is passed over."""
     matches = [match for line in data.split(b"\n") if (match := _LINE.fullmatch(line))]
     return [(ObjectId(bytes.fromhex(match[1].decode())), unquote_to_bytes(match[2])) for match in matches]
 

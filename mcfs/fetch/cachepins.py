@@ -179,7 +179,10 @@ def _pin_untrusted(id_: str, data: bytes | None) -> Pin | None:
     share, path, nonce = (words.get(key) for key in ("share", "path", "nonce"))
     if not isinstance(share, str) or not isinstance(path, str) or not isinstance(nonce, str):
         return None
-    pin = Pin(unquote_to_bytes(share), unquote_to_bytes(path), nonce)
+    try:
+        pin = Pin(unquote_to_bytes(share), unquote_to_bytes(path), nonce)
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON allows
+        return None
     return pin if pin.id == id_ else None
 
 
@@ -203,7 +206,7 @@ def _words_untrusted(data: bytes | None) -> dict[str, Any]:
 
 def _objects_untrusted(data: bytes | None) -> frozenset[ObjectId]:
     data = data or b""
-    return frozenset(ObjectId(data[at : at + DIGEST_SIZE]) for at in range(0, len(data), DIGEST_SIZE))
+    return frozenset(ObjectId(data[at : at + DIGEST_SIZE]) for at in range(0, len(data) - DIGEST_SIZE + 1, DIGEST_SIZE))
 
 
 def _names(directory: Path) -> list[str]:
