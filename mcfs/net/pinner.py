@@ -107,6 +107,8 @@ class Pinner:
                 announcement = self._client.shares().get(pin.share)
                 if announcement is not None and (wanted is None or wanted.version < announcement.version):
                     wanted, pause = await self._resolve(pin, announcement), STEP
+                elif wanted is not None and not await self._still_fits(pin, wanted):
+                    wanted = None
                 if wanted is not None:
                     pause = await self._fetch(pin, wanted, stream, pause)
                 await self._until_news(pin.share, announcement, pause if wanted is not None else LONGEST_PAUSE)
@@ -131,13 +133,10 @@ class Pinner:
             wanted = await resolve(announcement.entry, pin.path, announcement.version, entries)
             self._check_room(pin, wanted)
         except (NotAvailable, BadNode, BadObject, UserError) as error:
-            refused = isinstance(error, UserError)
-            text = str(error) if refused else f"its directory cannot be read ({error})"
-            if refused:
-                self._rooms.pop(pin.id, None)
-                self._objects.pop(pin.id, None)
-                self._spare()
-            await self._say(pin, PinState(pin.nonce, problem=text, refused=refused))
+            if isinstance(error, UserError):
+                await self._refuse(pin, str(error))
+            else:
+                await self._say(pin, PinState(pin.nonce, problem=f"its directory cannot be read ({error})"))
             return None
         self._rooms[pin.id] = wanted.room
         self._objects[pin.id] = wanted.objects
@@ -147,6 +146,21 @@ class Pinner:
         except OSError as error:
             log.warning("pin %s may not outlive this mount: %s", printable(pin.name), error)
         return wanted
+
+    async def _still_fits(self, pin: Pin, wanted: Wanted) -> bool:
+        """The limit becomes less when there is a second mount: then what is pinned has to go, and not to come again."""
+        try:
+            self._check_room(pin, wanted)
+        except UserError as error:
+            await self._refuse(pin, str(error))
+            return False
+        return True
+
+    async def _refuse(self, pin: Pin, why: str) -> None:
+        self._rooms.pop(pin.id, None)
+        self._objects.pop(pin.id, None)
+        self._spare()
+        await self._say(pin, PinState(pin.nonce, problem=why, refused=True))
 
     def _check_room(self, pin: Pin, wanted: Wanted) -> None:
         """Raises UserError."""

@@ -171,6 +171,17 @@ async def test_what_does_not_fit_beside_others_is_refused(client: FakeClient) ->
     assert "beside" in state(client, refused).problem
 
 
+async def test_when_the_limit_becomes_less_it_is_let_go(client: FakeClient) -> None:
+    kept = pin(client, b"one")
+    await until(lambda: state(client, kept).complete)
+    client.cache._objects.quota.limit = 2 * BLOCK
+    client.publish(2, one=ONE)  # or it would be looked at in a minute
+    await until(lambda: state(client, kept).refused)
+    assert client.cache.pinned == frozenset()
+    client.cache._objects.quota.limit = 4 << 20
+    await until(lambda: state(client, kept).complete)
+
+
 async def test_a_share_that_is_not_heard_yet(client: FakeClient) -> None:
     kept = pin(client, b"one")
     announcement = client.announced.pop(b"share")
