@@ -91,5 +91,11 @@ class LeafIndex:
                 self._old.places.pop(key, None)
 
 
+def can_be_elsewhere(node: Node) -> bool:
+    """Whether a block may be part of another object as well: not what is the whole of a small one, of which there are
+    as many as small files."""
+    return node.object.geometry.top_level > 0 or node.object.size == node.object.block_size
+
+
 def _key(digest: Digest) -> int:
     return int.from_bytes(digest[:_PREFIX], "big")

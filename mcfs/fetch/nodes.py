@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from mcfs.fetch.direct import aligned
 from mcfs.fetch.fetcher import Assembled, Failed, Fetcher
+from mcfs.fetch.leafindex import can_be_elsewhere
 from mcfs.protocol import merkle
 from mcfs.protocol.addressing import Addresser, addresser_of, node_group
 from mcfs.protocol.errors import BadNode, NotAvailable, ShareDown, TimedOut
@@ -430,7 +431,8 @@ class NodeTree:
                 self._fail(pending, error, now)
             return
         self._fetcher.accept(event.node, now=now)
-        self._store(event.node, data, digest if event.node.level == 0 else None)
+        of_use = event.node.level == 0 and can_be_elsewhere(event.node)
+        self._store(event.node, data, digest if of_use else None)
         self._finish(pending, data, now)
 
     def _store(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from mcfs.fetch.leafindex import LeafIndex
+from mcfs.fetch.leafindex import LeafIndex, can_be_elsewhere
 from mcfs.protocol.ids import Digest, Node
 
 from .cachefakes import BLOCK, Sample
@@ -29,6 +29,12 @@ def test_what_was_entered_is_found() -> None:
     leaves.forget(digest(1))
     assert leaves.find(digest(1)) is None
     assert len(leaves) == 1
+
+
+def test_small_files_are_not_entered() -> None:
+    assert can_be_elsewhere(ONE.node(0))
+    assert can_be_elsewhere(Sample(3, BLOCK).node(0))
+    assert not can_be_elsewhere(Sample(4, BLOCK - 1).node(0))
 
 
 def test_there_are_only_so_many_and_the_newest_stay() -> None:
