@@ -177,7 +177,7 @@ class FakeClient:
         for event in self.fetcher.events():
             self.tree.assembled(event, now=now) if isinstance(event, Assembled) else self.tree.failed(event, now=now)
         for load in self.tree.loads():
-            self.tree.loaded(load.node, self.cache.load(load.node), now=now)
+            self.tree.loaded(load, self.cache.load(load.node), now=now)
         for store in self.tree.stores():
             self.cache.nodes[store.node] = bytes(store.data)
             self.tree.stored(store)

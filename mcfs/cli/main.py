@@ -12,11 +12,14 @@ import click
 from mcfs import __version__
 from mcfs.cli import _environment as _environment
 from mcfs.cli import terminal, values
+from mcfs.cli.cache import cache
 from mcfs.cli.doctor import doctor
+from mcfs.cli.fetch import fetch
 from mcfs.cli.keygen import keygen
 from mcfs.cli.ls import ls
 from mcfs.cli.mount import mount
 from mcfs.cli.mount_helper import ALL_SHARES
+from mcfs.cli.pin import pin, unpin
 from mcfs.cli.simulate import simulate
 from mcfs.cli.umount import umount
 
@@ -61,6 +64,10 @@ def _check_rate(rate: str) -> None:
 mcfs.add_command(mount)
 mcfs.add_command(umount)
 mcfs.add_command(ls)
+mcfs.add_command(cache)
+mcfs.add_command(fetch)
+mcfs.add_command(pin)
+mcfs.add_command(unpin)
 mcfs.add_command(keygen)
 mcfs.add_command(doctor)
 mcfs.add_command(simulate)

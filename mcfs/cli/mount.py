@@ -183,6 +183,8 @@ def _client_settings(request: Request) -> ClientSettings:
         port=options.port,
         scope=options.scope,
         cache_dir=options.cache_dir or places.cache_dir(os.environ, os.geteuid()),
+        cache_max=options.cache_max,
+        cache_min_free=options.cache_min_free,
         timeout=options.timeout,
         max_wait=options.max_wait,
         max_groups=options.max_groups,

@@ -40,6 +40,15 @@ def mounted_at(mountpoint: Path) -> Mounted | None:
     return found[-1] if found else None
 
 
+def of_device(device: int) -> Mounted | None:
+    """A mount of the file system that has a device number (st_dev); None if it is not mounted here."""
+    number = f"{os.major(device)}:{os.minor(device)}".encode()
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        if line.split(b" ", 3)[2] == number:
+            return _parse(line)
+    return None
+
+
 def _parse(line: bytes) -> Mounted:
     """proc(5): the mount point is the fifth field; type, source and the file system's options follow a dash after
     optional fields."""

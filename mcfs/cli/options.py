@@ -26,6 +26,10 @@ OptionValue: TypeAlias = "str | int | float | bool | Path | tuple[str, ...] | tu
 class MountOptions:
     cache_dir: Path | None = None
     """None: the default of the user."""
+    cache_max: int | None = None
+    """Bytes; None: 10 % of the file system, 20 GiB at most."""
+    cache_min_free: int | None = None
+    """Bytes; None: 1 % of the file system, 512 MiB at most."""
     timeout: float = 30.0
     max_wait: float | None = None
     """None: 300 seconds, and longer for what is sent round and round."""
@@ -64,6 +68,8 @@ class Option:
 
 OPTIONS: Final = (
     Option("cache_dir", values.parse_path, "DIR", "Where what was received is kept."),
+    Option("cache_max", values.parse_size, "SIZE", "Most that the cache takes on the disk (10 %, 20G at most)."),
+    Option("cache_min_free", values.parse_size, "SIZE", "What the cache leaves free on the disk (1 %, 512M at most)."),
     Option("timeout", values.parse_seconds, "SECONDS", "How long nothing may be heard before a read fails (30)."),
     Option("max_wait", values.parse_seconds, "SECONDS", "How long a read may take at all (300)."),
     Option("max_groups", values.parse_groups, "N", "Multicast groups joined at a time, 1 to 256 (64)."),

@@ -19,29 +19,32 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from threading import Lock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from mcfs.fetch.cachedir import lock_directory, scan
+from mcfs.fetch.cachedir import lock_directory, lock_existing, scan
 from mcfs.fetch.cachedisk import FULL, Disk, octets
 from mcfs.fetch.cachefile import can_keep
 from mcfs.fetch.cachehealth import Health
+from mcfs.fetch.cachenames import Names
 from mcfs.fetch.cacheobjects import Objects
+from mcfs.fetch.cachepins import PinDirectory
 from mcfs.fetch.cachequota import Quota, default_max_bytes, default_min_free
 from mcfs.fetch.cacheroom import Room
 from mcfs.fetch.cachetable import MAX_FILES, FileTable
-from mcfs.protocol.ids import Node
+from mcfs.protocol.ids import MIN_BLOCK_SIZE, Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mcfs.fetch.cachedir import CacheDirectory
     from mcfs.fetch.cachefile import CacheFile
-    from mcfs.protocol.ids import ObjectRef
+    from mcfs.protocol.ids import Digest, ObjectId, ObjectRef
     from mcfs.protocol.merkle import Buffer
 
 logger = logging.getLogger(__name__)
 
+NO_LIMIT: Final = 1 << 62
 Data = TypeVar("Data")
 
 
@@ -54,8 +57,13 @@ class Cache:
         self._room = room
         self._directory = directory
         """This and the room are None when nothing can be kept."""
+        self.pins: PinDirectory | None = None
+        """What the user wants to be kept; None when nothing can be."""
         self._in_memory = directory is not None and _in_memory(objects)
         """Whether what is read never waits for a disk."""
+        self._names = Names(directory.path if directory is not None else None)
+        self._attempt: Callable[[], Cache] | None = None
+        """Opens the directory that could not be opened. Raises OSError."""
         self._writing = Lock()
         """The writer's lock: one store, copy or eviction at a time."""
 
@@ -73,18 +81,36 @@ class Cache:
 
         `max_bytes` is the limit of all of them, in bytes on the disk (default: 10 % of the file system, 20 GiB at
         most); `min_free` is what is left to others (default: 1 %, 512 MiB at most). A directory that cannot be made,
-        locked or read, or that others can write, gives a cache that keeps nothing, with a warning.
+        locked or read, or that others can write, gives a cache that keeps nothing, with a warning, and tries again now
+        and then.
         """
         disk = disk or Disk()
-        try:
+
+        def attempt() -> Cache:
             locked = lock_directory(directory)
-        except OSError as error:
-            return cls._nothing(disk, directory, error)
+            try:
+                return cls._in(locked, disk, max_bytes, min_free, max_files)
+            except OSError:
+                locked.abandon()
+                raise
+
         try:
-            return cls._in(locked, disk, max_bytes, min_free, max_files)
+            return attempt()
         except OSError as error:
+            return cls._nothing(disk, directory, error, attempt)
+
+    @classmethod
+    def open_existing(cls, path: Path) -> Cache | None:
+        """The cache in a directory, or a mount-N, that there is, to look after it: with no limit. None when another
+        process has it. Raises OSError, FileNotFoundError when it is no cache."""
+        locked = lock_existing(path)
+        if locked is None:
+            return None
+        try:
+            return cls._in(locked, Disk(), NO_LIMIT, 0, MAX_FILES)
+        except OSError:
             locked.abandon()
-            return cls._nothing(disk, directory, error)
+            raise
 
     @classmethod
     def _in(
@@ -96,20 +122,28 @@ class Cache:
         objects = Objects(disk, locked.at, quota, FileTable(max_files))
         room = Room(objects, locked, limit, default_min_free(size) if min_free is None else min_free)
         cache = cls(objects, Health(locked.path), room, locked)
-        if quota.used > quota.limit:
-            cache.prune(quota.limit)
+        pins = PinDirectory(locked.root, locked.path)
+        pins.spared = pins.objects()
+        cache.pins = pins
+        cache.pin(frozenset().union(*pins.spared.values()))
+        for pinned in (False, True):
+            cache.prune(quota.limit, pinned=pinned)
         return cache
 
     @classmethod
-    def _nothing(cls, disk: Disk, directory: Path, error: OSError) -> Cache:
+    def _nothing(cls, disk: Disk, directory: Path, error: OSError, attempt: Callable[[], Cache]) -> Cache:
         objects = Objects(disk, -1, Quota(0, ()), FileTable())
         health = Health(directory)
         health.failed(error)
-        return cls(objects, health, None, None)
+        cache = cls(objects, health, None, None)
+        cache._attempt = attempt
+        return cache
 
     def close(self) -> None:
         """Leave the directory in good order. Loads that run may finish; whatever comes later finds nothing."""
         with self._writing:
+            self._attempt = None
+            self._names.flush()
             self._objects.close()
             directory, self._directory, self._room = self._directory, None, None
             if directory is not None:
@@ -208,14 +242,48 @@ class Cache:
         with self._objects.using(ref.id) as found:
             return 0 if found is None else _count_bytes(found[1], offset, end)
 
-    def pin(self, ref: ObjectRef) -> None:
-        """An open file needs the object: it is evicted after all others. Each call wants one `unpin`."""
-        with self._objects.lock:
-            self._objects.quota.pin(ref.id)
+    def is_new_version(self, name: bytes, ref: ObjectRef) -> bool:
+        """Note that a file of that name is this object. Whether it was another one before, of which something is
+        there."""
+        before = self._names.note(name, ref.id)
+        return before is not None and self._objects.quota.get(before) is not None
 
-    def unpin(self, ref: ObjectRef) -> None:
+    def leaves(self, *, is_wanted: Callable[[], bool] = lambda: True) -> Iterator[tuple[Digest, Node]]:
+        """The blocks that are there and can be of use elsewhere, with the hashes that their pages say they have; the
+        object that was used last comes first. Neither pages nor blocks are verified. For a thread: it reads pages, and
+        asks `is_wanted` before each object whether to go on."""
         with self._objects.lock:
-            self._objects.quota.unpin(ref.id)
+            names = self._objects.quota.names(at_least=MIN_BLOCK_SIZE)
+        for name in reversed(names):
+            if not is_wanted():
+                return
+            with self._objects.using(name) as found:
+                if found is not None:
+                    yield from found[1].leaves()
+
+    def opened(self, ref: ObjectRef) -> None:
+        """An open file needs the object: it is evicted after all others. Each call wants one `closed`."""
+        with self._objects.lock:
+            self._objects.quota.opened(ref.id)
+
+    def closed(self, ref: ObjectRef) -> None:
+        with self._objects.lock:
+            self._objects.quota.closed(ref.id)
+
+    @property
+    def pinned(self) -> frozenset[ObjectId]:
+        """Objects that the user wants to be kept."""
+        return self._objects.quota.pinned
+
+    def pin(self, names: frozenset[ObjectId]) -> None:
+        """The user wants these objects, and no others, to be kept: nothing of them is evicted to make room."""
+        with self._objects.lock:
+            self._objects.quota.pinned = names
+
+    def missing(self, ref: ObjectRef, blocks: range, most: int) -> list[int]:
+        """Which of these blocks of an object are not there: the first ones, `most` of them."""
+        with self._objects.using(ref.id) as found:
+            return list(blocks[:most]) if found is None else found[1].missing(blocks.start, blocks.stop, most)
 
     def store(self, node: Node, data: Buffer, *, direct: bool = False) -> bool:
         """Keep a node's bytes, which must be verified. False when they could not be kept.
@@ -257,7 +325,14 @@ class Cache:
 
         def write(file: CacheFile) -> bool:
             with self._objects.using(src_ref.id) as found:
-                return found is not None and file.copy(found[1], source, target)
+                try:
+                    return found is not None and file.copy(found[1], source, target)
+                except OSError as error:
+                    if error.errno in FULL:
+                        raise
+                    # It may be the source that has a bad spot. Whether the disk can be written a store will tell.
+                    logger.debug("a block cannot be copied: %s", error)
+                    return False
 
         if not self.has(source):
             return False
@@ -265,13 +340,15 @@ class Cache:
         self._objects.touch(source)
         return self._keep(target, target.size, write)
 
-    def prune(self, max_bytes: int) -> int:
-        """Evict until no more than so many bytes are used, if possible; returns how many were freed."""
+    def prune(self, max_bytes: int, *, pinned: bool = False) -> int:
+        """Evict until no more than so many bytes are used, if possible; returns how many were freed.
+
+        `pinned`: at last also what the user wants to be kept."""
         with self._writing:
             goal = self.used - max_bytes
             if self._room is None or goal <= 0:
                 return 0
-            return self._evict(goal)
+            return self._evict(goal, pinned=pinned)
 
     def refs(self) -> list[ObjectRef]:
         """All objects that are there, the least recently used first."""
@@ -288,12 +365,29 @@ class Cache:
         """Make room and write the node, unless it is there. `size` is what it will take on the disk."""
         _check(node)
         with self._writing:
+            self._names.flush()
+            if self._room is None:
+                self._try_to_open()
             if self._room is None or not can_keep(node.object):
                 return False
             if self.has(node):
                 self._objects.touch(node)
                 return True
             return self._health.may_try() and self._try_twice(self._room, node, size, write)
+
+    def _try_to_open(self) -> None:
+        """What could not be opened may be there now. Whoever reads meanwhile finds nothing, or what is there."""
+        if self._attempt is None or not self._health.may_try():
+            return
+        try:
+            opened = self._attempt()
+        except OSError as error:
+            self._health.failed(error)
+            return
+        self._attempt = None
+        self._objects, self._in_memory, self._names = opened._objects, opened._in_memory, opened._names
+        self._directory, self.pins, self._room = opened._directory, opened.pins, opened._room
+        self._health.worked()
 
     def _try_twice(self, room: Room, node: Node, size: int, write: Callable[[CacheFile], bool]) -> bool:
         """The second time after an eviction, when the disk was full the first time."""
@@ -321,9 +415,9 @@ class Cache:
             self._objects.touch(node)
         return kept
 
-    def _evict(self, goal: int) -> int:
+    def _evict(self, goal: int, *, pinned: bool = False) -> int:
         try:
-            return self._room.evict(goal) if self._room else 0
+            return self._room.evict(goal, pinned=pinned) if self._room else 0
         except OSError as error:
             self._health.failed(error)
             return 0

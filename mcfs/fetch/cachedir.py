@@ -2,10 +2,12 @@
 
 ::
 
-    lock           locked (flock) by the process that uses the directory, for as long as it does
+    lock           locked (flock) by the process that uses the directory, for as long as it does; has its number
     version        the format of what lies under objects/
     clean          there after an orderly close, and only while nobody uses the directory
     objects/ab/    the files of the objects whose id begins with ab, named by the id in hexadecimal digits
+    names          which files the objects are (cachenames)
+    pins/          what the user wants to be kept (cachepins)
     mount-2, ...   the same again, for a second process at the same time
 
 A limit given for the directory is divided evenly among it and the mount-N in it, whether these are in use or not, so
@@ -50,7 +52,8 @@ class CacheDirectory:
     """Whether its last user closed it, rather than died."""
     at: int
     """The directory of the objects, open."""
-    _root: Path
+    root: Path
+    """The cache directory; this one, or the one that this is a mount-N of."""
     _lock: int
 
     @property
@@ -59,12 +62,12 @@ class CacheDirectory:
 
     def parts(self) -> int:
         """Among how many the limit is divided."""
-        return 1 + len(list(_sub_directories(self._root)))
+        return 1 + len(list(_sub_directories(self.root)))
 
     def remove_unused(self) -> None:
         """Remove the sub-directories of mounts that are no more; the first mount alone does it."""
-        if self.path == self._root:
-            for path in _sub_directories(self._root):
+        if self.path == self.root:
+            for path in _sub_directories(self.root):
                 _remove_unused(path)
 
     def close(self) -> None:
@@ -93,6 +96,56 @@ def lock_directory(root: Path) -> CacheDirectory:
     raise BlockingIOError(f"{_MAX_MOUNTS} processes use {root}")
 
 
+def lock_existing(path: Path) -> CacheDirectory | None:
+    """A directory or a mount-N that there is; None when another process has it. Raises OSError, FileNotFoundError when
+    it is no cache."""
+    if not is_cache(path):
+        raise FileNotFoundError(f"there is no cache in {path}")
+    lock = _lock(path)
+    if lock is None:
+        return None
+    try:
+        return _opened(root_of(path), path, lock)
+    except OSError:
+        os.close(lock)
+        raise
+
+
+def is_cache(path: Path) -> bool:
+    """Whether it is a directory of a cache, of the format that is known here."""
+    try:
+        with open(path / "version", "rb") as file:
+            return file.read(len(FORMAT_TEXT) + 1) == FORMAT_TEXT.encode()
+    except OSError:
+        return False
+
+
+def root_of(path: Path) -> Path:
+    """The cache directory that a directory of a mount belongs to."""
+    return path.parent if _SUB_DIRECTORY.fullmatch(path.name) and is_cache(path.parent) else path
+
+
+def parts_of(root: Path) -> list[Path]:
+    """A cache directory and the mount-N in it."""
+    return [root, *sorted(_sub_directories(root))]
+
+
+def user_of(path: Path) -> int | None:
+    """The process that uses a directory: 0 if it cannot be told which; None if none does."""
+    try:
+        fd = os.open(path / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        text = os.read(fd, 20)
+        return int(text) if text.isdigit() else 0
+    finally:
+        os.close(fd)
+    return None
+
+
 def _opened(root: Path, path: Path, lock: int) -> CacheDirectory:
     clean = _prepare(path)
     at = os.open(path / "objects", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -108,6 +161,7 @@ def _lock(path: Path) -> int | None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Between open and lock the first mount may have removed the directory: then this lock is worth nothing.
         if os.path.samestat(os.fstat(fd), os.stat(path / "lock")):
+            _sign(fd)
             return fd
     except (BlockingIOError, FileNotFoundError):
         pass
@@ -116,6 +170,13 @@ def _lock(path: Path) -> int | None:
         raise
     os.close(fd)
     return None
+
+
+def _sign(fd: int) -> None:
+    """For people who want to know who uses the directory."""
+    with suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d" % os.getpid(), 0)
 
 
 def _open_lock(path: Path) -> int:
@@ -174,23 +235,26 @@ def _remove_unused(path: Path) -> None:
         logger.info("cache of a former mount in %s stays: %s", path, error)
 
 
-def scan(objects: Path) -> list[Record]:
-    """The records of all files, the least recently used first as far as the file system knows. Raises OSError."""
-    found = [each for number in range(256) for each in _scan_part(objects / f"{number:02x}")]
-    found.sort(key=lambda pair: pair[0])
-    return [record for _, record in found]
+def scan(objects: Path, *, sweep: bool = True) -> list[Record]:
+    """The records of all files, the least recently used first as far as the file system knows. Raises OSError.
+
+    `sweep`: remove what a process has left that died, if nobody uses the directory but who asks."""
+    found = [each for number in range(256) for each in _scan_part(objects / f"{number:02x}", sweep)]
+    found.sort(key=lambda record: record.used_ns)
+    return found
 
 
-def _scan_part(directory: Path) -> Iterator[tuple[int, Record]]:
+def _scan_part(directory: Path, sweep: bool) -> Iterator[Record]:
     if not directory.is_dir():
         return
     with os.scandir(directory) as entries:
         for entry in entries:
             if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                state = entry.stat(follow_symlinks=False)
-                used = max(state.st_atime_ns, state.st_mtime_ns)
-                yield used, Record(ObjectId(bytes.fromhex(entry.name)), state.st_blocks * 512)
-            elif entry.name.endswith(".new"):
+                with suppress(FileNotFoundError):  # who looks on does not hold up evictions
+                    state = entry.stat(follow_symlinks=False)
+                    used = max(state.st_atime_ns, state.st_mtime_ns)
+                    yield Record(ObjectId(bytes.fromhex(entry.name)), state.st_blocks * 512, used_ns=used)
+            elif sweep and entry.name.endswith(".new"):
                 # Left behind by a process that died.
                 with suppress(OSError):
                     os.unlink(entry.path)

@@ -36,9 +36,12 @@ from mcfs.fetch.cachedisk import Disk, copy_all, read_exactly, write_all
 from mcfs.fetch.direct import DirectWrites
 from mcfs.protocol.errors import BadObject
 from mcfs.protocol.ids import DIGEST_SIZE, FAN_OUT, Geometry, Node, ObjectId, ObjectRef, object_ref_untrusted
+from mcfs.protocol.merkle import child_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from mcfs.protocol.ids import Digest
 
 Data = TypeVar("Data")
 
@@ -233,6 +236,13 @@ class CacheFile:
         bits = int.from_bytes(self._map[first >> 3 : (end + 7) >> 3], "little") >> (first & 7)
         return (bits & ((1 << (end - first)) - 1)).bit_count()
 
+    def missing(self, first: int, end: int, most: int) -> list[int]:
+        """The first of the blocks [first, end) that are not there, at most so many."""
+        octets = np.frombuffer(bytes(self._map[first >> 3 : (end + 7) >> 3]), np.uint8)
+        bits = np.unpackbits(octets, bitorder="little")[first & 7 :][: end - first]
+        found: list[int] = (np.flatnonzero(bits == 0)[:most] + first).tolist()
+        return found
+
     def ranges(self, blocks_per_range: int) -> list[int]:
         """The numbers of those ranges of blocks in which there is any, ascending."""
         octets = np.frombuffer(bytes(self._map), np.uint8)
@@ -260,6 +270,27 @@ class CacheFile:
             if epoch == self._epoch:
                 return data
         return None
+
+    def leaves(self) -> Iterator[tuple[Digest, Node]]:
+        """The blocks that are there and whole, with the hashes that the pages say they have, neither verified; as far
+        as the file can be read."""
+        counts, block_size = self.layout.geometry.counts, self.ref.block_size
+        if len(counts) == 1:
+            if self.ref.size == block_size and self.has(Node(self.ref, 0, 0)):
+                yield self.ref.top, Node(self.ref, 0, 0)
+            return
+        for number in range(counts[1]):
+            page = self._page(Node(self.ref, 1, number))
+            first, end = number * FAN_OUT, min((number + 1) * FAN_OUT, counts[0])
+            for index in range(first, end) if page is not None else ():
+                if _test(self._map, index):
+                    yield child_hash(page or b"", index), Node(self.ref, 0, index)
+
+    def _page(self, node: Node) -> bytes | None:
+        try:
+            return self.read(node, 0, node.size)
+        except OSError:
+            return None
 
     def write(self, node: Node, data: memoryview, *, direct: bool = False) -> None:
         """Data, then bit. The data must be verified: it counts as such from now on. `direct`: past the page cache, if

@@ -1,18 +1,20 @@
 """What is in the cache, how much it takes, and what goes first. No I/O; the caller holds the lock.
 
 Least recently used goes first, by object and within an object by range of blocks (16 MiB): first the objects that no
-open file needs, then, oldest ranges first, the pinned ones. The clock is the order of accesses itself. The last blocks
-accessed never go: a reader is about to get them.
+open file needs, then, oldest ranges first, those of open files. The clock is the order of accesses itself. The last
+blocks accessed never go: a reader is about to get them. What the user has pinned does not go to make room either; it
+does when the limit itself has become less than that.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from mcfs.protocol.ids import Node, ObjectId
 
@@ -50,16 +52,20 @@ class Record:
     """Bytes that it takes on the disk."""
     ranges: dict[int, None] = field(default_factory=dict)
     """The ranges used in this process, the oldest first; those not named here are older."""
+    used_ns: int = 0
+    """When it was used last before this process, as far as the file system knows."""
 
 
 class Quota:
-    """The records in order of use, pins, and the sums."""
+    """The records in order of use, what is needed, and the sums."""
 
     def __init__(self, limit: int, records: Iterable[Record]) -> None:
         self.limit = limit
         self.used = 0
         self._records: OrderedDict[ObjectId, Record] = OrderedDict()
-        self._pins: Counter[ObjectId] = Counter()
+        self._open: Counter[ObjectId] = Counter()
+        self.pinned: frozenset[ObjectId] = frozenset()
+        """What the user wants to be kept."""
         self._recent: deque[Node] = deque(maxlen=_RECENT)
         for record in records:
             self.add(record)
@@ -74,9 +80,9 @@ class Quota:
     def get(self, name: ObjectId) -> Record | None:
         return self._records.get(name)
 
-    def names(self) -> list[ObjectId]:
-        """The least recently used first."""
-        return list(self._records)
+    def names(self, *, at_least: int = 0) -> list[ObjectId]:
+        """Of those that take so many bytes, the least recently used first."""
+        return [name for name, record in self._records.items() if record.allocated >= at_least]
 
     def add(self, record: Record) -> None:
         """The record of a new file, as the most recently used."""
@@ -110,16 +116,16 @@ class Quota:
             if node.object.size > _RANGE_BYTES:
                 _move_to_end(record.ranges, node.index // blocks_per_range(node.object.block_size))
 
-    def pin(self, name: ObjectId) -> None:
-        self._pins[name] += 1
+    def opened(self, name: ObjectId) -> None:
+        self._open[name] += 1
 
-    def unpin(self, name: ObjectId) -> None:
-        self._pins[name] -= 1
-        if self._pins[name] <= 0:
-            del self._pins[name]
+    def closed(self, name: ObjectId) -> None:
+        self._open[name] -= 1
+        if self._open[name] <= 0:
+            del self._open[name]
 
-    def is_pinned(self, name: ObjectId) -> bool:
-        return name in self._pins
+    def is_open(self, name: ObjectId) -> bool:
+        return name in self._open
 
     def protected(self) -> dict[ObjectId, set[int]]:
         """The blocks that must stay: the last 64, but in a small cache no more than half of the limit."""
@@ -134,12 +140,14 @@ class Quota:
                 indexes.add(node.index)
         return kept
 
-    def victims(self) -> list[Record]:
-        """All objects in the order in which they may be shrunk."""
-        records = self._records.values()
-        if not self._pins:
-            return list(records)
-        return sorted(records, key=lambda record: record.id in self._pins)
+    def victims(self, *, pinned: bool = False) -> Iterator[Record]:
+        """The objects in the order in which they may be shrunk, as they are now; at last those that are `pinned`."""
+        records, opened, spared = list(self._records.values()), set(self._open), self.pinned
+        # The list is copied under the lock; to look at each of 262,144 records there would hold up readers.
+        free = (record for record in records if record.id not in spared and record.id not in opened)
+        needed = (record for record in records if record.id not in spared and record.id in opened)
+        kept = (record for record in records if pinned and record.id in spared)
+        return chain(free, needed, kept)
 
 
 def _move_to_end(keys: dict[int, None], key: int) -> None:

@@ -44,14 +44,17 @@ class Room:
             return False
         if (goal := max(self._over_limit(need), self._over_disk(need))) > 0:
             self.evict(goal + self._quota.batch)
+        if self._quota.used > self._quota.limit:
+            # Its part has become smaller, by a second mount. The limit counts more than what is pinned.
+            self.evict(self._quota.used - self._quota.limit, pinned=True)
         if self._over_disk(need) > 0:
             raise OSError(errno.ENOSPC, f"less than {self._min_free} bytes are free")
         return self._over_limit(need) <= 0
 
-    def evict(self, goal: int) -> int:
-        """Free at least so many bytes if possible; returns how many it were."""
+    def evict(self, goal: int, *, pinned: bool = False) -> int:
+        """Free at least so many bytes if possible, of what is `pinned` at last; returns how many it were."""
         with self._objects.lock:
-            victims, kept = self._quota.victims(), self._quota.protected()
+            victims, kept = self._quota.victims(pinned=pinned), self._quota.protected()
         freed = 0
         for record in victims:
             if freed >= goal:
@@ -60,7 +63,7 @@ class Room:
                 freed += self._shrink(record, goal - freed, kept.get(record.id, set()))
             except OSError as error:
                 # Holes are unknown here, or the file has a bad spot, which must not stop all evictions: it goes as a
-                # whole, pinned or not. If it cannot even be deleted, nothing can.
+                # whole, open or not. If it cannot even be deleted, nothing can.
                 logger.debug("cached object %s is deleted: %s", record.id.hex(), error)
                 freed += self._objects.remove(record)
         return freed
@@ -81,11 +84,11 @@ class Room:
 
     def _shrink(self, record: Record, goal: int, kept: set[int]) -> int:
         with self._objects.lock:
-            pinned = self._quota.is_pinned(record.id)
-        if not kept and not pinned and record.allocated <= goal:
+            opened = self._quota.is_open(record.id)
+        if not kept and not opened and record.allocated <= goal:
             return self._objects.remove(record)
         freed, empty = self._punch(record, goal, kept)
-        return freed + (self._objects.remove(record) if empty and not pinned else 0)
+        return freed + (self._objects.remove(record) if empty and not opened else 0)
 
     def _punch(self, record: Record, goal: int, kept: set[int]) -> tuple[int, bool]:
         """Give ranges back, the oldest first; returns the bytes freed and whether no block is left."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
     from mcfs.protocol.announce import Announcement
     from mcfs.protocol.catalog import Entry, FileEntry
@@ -54,6 +55,10 @@ class Backend(Protocol):
     def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
         """Open a file. `upcoming` gives the files that a reader of the whole tree would read next, in that order, and
         None now and then, so that looking for the next can be bounded."""
+        ...
+
+    def cache_path(self) -> Path | None:
+        """The directory of the local cache; None if nothing is kept."""
         ...
 
     def cached_bytes(self, entry: FileEntry) -> int:

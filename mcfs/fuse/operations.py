@@ -212,7 +212,13 @@ class McfsOperations(ReadOnly):
         if not name.startswith(xattrs.NAMESPACE):
             raise FUSEError(errno.EOPNOTSUPP)
         node = self._table.get(inode)
-        value = None if isinstance(node, SharesNode) else xattrs.value(self._backend, *self._tree.shown(node), name)
+        value = None
+        if name == xattrs.CACHE:
+            value = xattrs.cache(self._backend, ctx.uid)
+        elif name == xattrs.PATH:
+            value = None if isinstance(node, SharesNode) else node.path
+        elif not isinstance(node, SharesNode):
+            value = xattrs.value(self._backend, *self._tree.shown(node), name)
         if value is None:
             raise FUSEError(ENOATTR)
         return value

@@ -5,6 +5,7 @@ They are read by name and never listed, or `cp -a` would copy them.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 from mcfs.protocol.catalog import DirectoryEntry, FileEntry
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 NAMESPACE: Final = b"user."
 """Others (access control lists, labels) are not supported, which is more than absent: `ls -l` then asks for them once
 and not for each file. 100,000 files: 0.9 s instead of 12."""
+
+PATH: Final = b"user.mcfs.path"
+"""The share's name and the names below it: what a pin is made of."""
+CACHE: Final = b"user.mcfs.cache"
+"""The directory of the local cache, for who may use it."""
+
+
+def cache(backend: Backend, uid: int) -> bytes | None:
+    """The directory of the cache, if this user may know it: the one of the mount, and root."""
+    path = backend.cache_path()
+    return os.fsencode(path) if path is not None and uid in (0, os.geteuid()) else None
 
 
 def value(backend: Backend, entry: Entry, version: int, name: bytes) -> bytes | None:

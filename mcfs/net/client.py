@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from mcfs.fetch.ahead import ReadAhead
+from mcfs.fetch.ahead import ReadAhead, Stream
 from mcfs.fetch.batches import hurry
 from mcfs.fetch.cache import Cache
 from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, Limits
 from mcfs.fetch.keyring import Keyring
+from mcfs.fetch.leafindex import LeafIndex
 from mcfs.fetch.listings import Listings
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
 from mcfs.fetch.pinfile import KnownPublishers
-from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
+from mcfs.fetch.readplan import ReadPlan, TreeFollowers, blocks
 from mcfs.fetch.shares import KeyChanged, Remark, Share, ShareTable, VersionRaised
 from mcfs.fetch.trust import Trust
 from mcfs.fetch.versions import Versions
@@ -37,6 +38,7 @@ from mcfs.net.kernel import jiffy, optmem_max
 from mcfs.net.linkwatch import follow
 from mcfs.net.loader import WorkerPool
 from mcfs.net.memberships import Memberships
+from mcfs.net.pinner import LOOK, Pinner
 from mcfs.net.receive import Receiver, Run
 from mcfs.protocol import addressing, merkle, wire
 from mcfs.protocol.announce import (
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from mcfs.fetch.trust import Pin
     from mcfs.net.interfaces import Interface
     from mcfs.net.reconcile import Plan
+    from mcfs.protocol.catalog import Extent
     from mcfs.protocol.keys import ShareKeys
     from mcfs.protocol.merkle import Buffer
     from mcfs.protocol.publisher import Fingerprint
@@ -80,7 +83,7 @@ NEWEST: Final = 1 << 64
 """Greater than any version."""
 ANNOUNCED: Final = 5.0
 """Seconds since its last announcement in which a share is taken to be there; there is one every second."""
-LOOK: Final = 0.5
+OUTDATED_LOOK: Final = 0.5
 """Seconds between two looks for what the server does not know any more."""
 OUTDATED: Final = "it is of an older version, of which the server sends nothing any more"
 
@@ -103,6 +106,10 @@ class TrustSettings:
 class ClientSettings:
     interfaces: tuple[Interface, ...]
     cache_dir: Path
+    cache_max: int | None = None
+    """Bytes that the cache may take on the disk; None: what `Cache.open` says."""
+    cache_min_free: int | None = None
+    """Bytes that it leaves to others; None: as above."""
     port: int = wire.DEFAULT_PORT
     scope: int = addressing.SITE_LOCAL
     timeout: float = 30.0
@@ -160,7 +167,7 @@ class Client:
         self._keeper: Keeper | None = None
         self._receiver = receiver or Receiver(settings.port)
         self._door = Door(self._receiver.attach, addresses_that_fit(optmem_max()))
-        self._cache = Cache.open(settings.cache_dir)
+        self._cache = Cache.open(settings.cache_dir, max_bytes=settings.cache_max, min_free=settings.cache_min_free)
         self._keyring = Keyring(settings.keys, settings.scope)
         self._keyed_group = addressing.keyed_group(settings.scope)
         self._keyed_waiters = 0
@@ -177,6 +184,7 @@ class Client:
             hurry=hurry(jiffy()),
         )
         self._fetcher = Fetcher(limits)
+        self._leaves = LeafIndex()
         self._tree = NodeTree(
             self._fetcher,
             self._cache,
@@ -184,6 +192,7 @@ class Client:
             is_down=self._is_down,
             pace=self._fetcher.paces.pace,
             keys=self._keys_of,
+            leaves=self._leaves,
         )
         self._waiters: dict[Node, _Waiter] = {}
         self._memberships = Memberships(self._receiver, self._fetcher, self._shares, settings.interfaces)
@@ -207,6 +216,8 @@ class Client:
         self._followers = TreeFollowers()
         self._readers: WorkerPool[Load, tuple[Load, Buffer | None]] | None = None
         self._writer: WorkerPool[Store, Store] | None = None
+        self._indexer: WorkerPool[Cache, None] | None = None
+        self._closing = False
         self._ahead = ReadAhead(self._fetcher, self._tree)
         self._top_up_due = False
         self._outdated_at = float("-inf")
@@ -317,14 +328,25 @@ class Client:
         if self._memberships.hold_share(channel, now=self._clock()):
             self._wake.set()
         if entry.extent is not None:
-            self._tree.request(
-                Node(entry.extent.object, 0, entry.extent.offset // entry.extent.object.block_size),
-                share,
-                urgent=False,
-                now=self._clock(),
-            )
-            self._wake.set()
+            self._begin(share, entry.name, entry.extent)
         return FileReader(self, share, self._version(share), entry)
+
+    def _begin(self, share: bytes, name: bytes, extent: Extent) -> None:
+        """A file is open: what it needs stays, and its first block will be read."""
+        object_ = extent.object
+        self._cache.opened(object_)
+        if object_.geometry.top_level and self._cache.is_new_version(share + b"/" + name, object_):
+            self._tree.expect_known(object_)
+        first = Node(object_, 0, extent.offset // object_.block_size)
+        self._tree.request(first, share, urgent=False, now=self._clock())
+        self._wake.set()
+
+    def end(self, extent: Extent) -> None:
+        """A file was closed."""
+        self._cache.closed(extent.object)
+
+    def cache_path(self) -> Path | None:
+        return self._cache.path
 
     def cached_bytes(self, entry: FileEntry) -> int:
         e = entry.extent
@@ -389,7 +411,15 @@ class Client:
             self._ahead.followed.follow(object_, known, share, now=now, seconds=TREE_SECONDS)
         self.stream(follower)
 
-    def stream(self, reader: FileReader | TreeFollower) -> None:
+    def is_heard(self, share: bytes) -> bool:
+        """Whether it is worth while to ask for something of a share."""
+        return share in self._shares and not self._is_down(share)
+
+    def is_wanted(self, node: Node) -> bool:
+        """Whether a node is being fetched, or written."""
+        return self._tree.is_under_way(node)
+
+    def stream(self, reader: Stream) -> None:
         """A file, or a tree, is being read: fetch ahead of this reader until it stops."""
         self._ahead.stream(reader, now=self._clock())
         if not self._top_up_due:
@@ -459,6 +489,8 @@ class Client:
         self._token = trio.lowlevel.current_trio_token()
         self._readers = WorkerPool("cache-read", CACHE_READERS, self._load, self._wake_from_thread)
         self._writer = WorkerPool("cache-write", 1, self._store, self._wake_from_thread)
+        self._indexer = WorkerPool("cache-index", 1, self._learn_leaves, self._wake_from_thread)
+        self._indexer.submit(self._cache)
         if self._known is not None and self._settings.trust.remember:
             self._keeper = Keeper(self._known, self._wake_from_thread)
         if self._settings.catalogue:
@@ -470,12 +502,22 @@ class Client:
             nursery.start_soon(
                 follow, lambda: self._memberships.interfaces, self._settings.interface_names, self._apply
             )
+            nursery.start_soon(self._keep_pinned)
             task_status.started()
+
+    async def _keep_pinned(self) -> None:
+        while (pins := self._cache.pins) is None:  # noqa: ASYNC110 - a thread opens it, if ever
+            await trio.sleep(LOOK)
+        try:
+            await Pinner(self, self._cache, pins).run()
+        except Exception:
+            log.exception("pins are not looked after any more")
 
     def close(self) -> None:
         """Leave all groups; finish writing."""
         self._receiver.close()
-        for pool in (self._readers, self._writer, self._keeper):
+        self._closing = True
+        for pool in (self._indexer, self._readers, self._writer, self._keeper):
             if pool is not None:
                 pool.close()
         self._cache.close()
@@ -531,7 +573,7 @@ class Client:
         assert self._readers is not None
         assert self._writer is not None
         for load, data in self._readers.take():
-            tree.loaded(load.node, data, now=now)
+            tree.loaded(load, data, now=now)
         for store in self._writer.take():
             tree.stored(store)
         for load in tree.loads():
@@ -770,7 +812,7 @@ class Client:
     def _give_up_outdated(self, now: float) -> None:
         if now < self._outdated_at:
             return
-        self._outdated_at = now + LOOK
+        self._outdated_at = now + OUTDATED_LOOK
         for node in [node for node, waiter in self._waiters.items() if self._is_outdated(waiter, now)]:
             if self._fetcher.is_unheard(node, now=now):
                 self._tree.failed(Failed(node, TimedOut(OUTDATED)), now=now)
@@ -802,7 +844,7 @@ class Client:
     def _load(self, load: Load) -> tuple[Load, Buffer | None]:
         """In a reader thread."""
         try:
-            data = self._cache.load(load.node)
+            data = self._cache.load(load.source)
             if data is not None:
                 merkle.verify_node(load.node, data, load.digest)
         except BadNode:
@@ -812,13 +854,23 @@ class Client:
             data = None
         return load, data
 
+    def _learn_leaves(self, cache: Cache) -> None:
+        """In a thread: which blocks the cache had at the start."""
+        try:
+            for digest, node in cache.leaves(is_wanted=lambda: not self._closing):
+                if not self._leaves.add_older(digest, node):
+                    return
+        except Exception:
+            log.exception("looking through the cache failed")
+
     def _store(self, store: Store) -> Store:
         """In the writer thread."""
         try:
+            node, source = store.node, store.source
             if store.hole:
-                self._cache.store_hole(store.node)
-            else:
-                self._cache.store(store.node, store.data, direct=store.direct)
+                self._cache.store_hole(node)
+            elif source is None or not self._cache.copy_block(source.object, source.index, node.object, node.index):
+                self._cache.store(node, store.data, direct=store.direct)
         except Exception:
             log.exception("writing the cache failed")
         return store
@@ -878,6 +930,9 @@ class FileReader:
     def close(self) -> None:
         """What was asked for ahead is kept."""
         self._client.end_stream(self)
+        extent, self._extent = self._extent, None
+        if extent is not None:
+            self._client.end(extent)
 
 
 def _known_publishers(settings: TrustSettings) -> tuple[KnownPublishers | None, Trust]:

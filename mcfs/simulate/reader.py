@@ -194,7 +194,7 @@ class Reader:
         for event in self.fetcher.events():
             tree.assembled(event, now=now) if isinstance(event, Assembled) else tree.failed(event, now=now)
         for load in tree.loads():
-            tree.loaded(load.node, self.cache.load(load.node), now=now)
+            tree.loaded(load, self.cache.load(load.node), now=now)
         for store in tree.stores():
             self.cache.nodes.add(store.node)
             tree.stored(store)

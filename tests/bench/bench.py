@@ -52,6 +52,8 @@ class Options:
     """Leave memory as the host gives it."""
     mld_size: int = 8192 * MIB
     """Bytes that one client reads through a default bridge."""
+    kills: int = 200
+    """How often a client is killed, and as often again when its cache is damaged meanwhile."""
     mld_minutes: float = 10.0
     """How long a slow copy takes through a bridge that forgets soon."""
 

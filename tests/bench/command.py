@@ -134,6 +134,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--size", type=positive, default=1024, metavar="MIB", help="the file of one-reader and tree (1024)")
     add("--shared-size", type=positive, default=256, metavar="MIB", help="the file of the others (256)")
     add("--files", type=positive, default=100, metavar="N", help="files for the first byte (100)")
+    add("--kills", type=positive, default=200, metavar="N", help="of a client, in the measure crash (200)")
     add("--mld-size", type=positive, default=8192, metavar="MIB", help="read through a bridge (8192)")
     add("--mld-minutes", type=positive, default=10, metavar="N", help="of a slow copy (10)")
     add("--dir", type=Path, metavar="DIR", help="where data, caches and copies are kept meanwhile")
@@ -155,7 +156,7 @@ def parse(arguments: Sequence[str]) -> Given:
         size=size, shared_size=shared_size, runs=given.runs, tools=tools, readers=given.readers, modes=given.modes,
         links=given.links, losses=given.losses, files=given.files, quick=quick,
         cold=given.cold, mld_size=given.mld_size * MIB,
-        mld_minutes=given.mld_minutes,
+        mld_minutes=given.mld_minutes, kills=given.kills,
     )  # fmt: skip
     return Given(given.measures or usual, options, output, tools)
 

@@ -532,8 +532,8 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path, caplog: pytest.LogCaptu
     assert not cache.store(sample.node(0), sample.bytes(sample.node(0)))
     assert cache.load(sample.node(0)) is None
     assert cache.prune(0) == 0
-    cache.pin(sample.ref)
-    cache.unpin(sample.ref)
+    cache.opened(sample.ref)
+    cache.closed(sample.ref)
     assert "serving without keeping" in caplog.text
     cache.close()
 
@@ -549,3 +549,32 @@ def test_layout_has_no_overlap() -> None:
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
         assert spans[-1][1] == layout.file_size
         assert layout.data_at % 4096 == 0
+
+
+def test_a_directory_that_cannot_be_opened_at_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place, sample = tmp_path / "cache", Sample(1, 400 * BLOCK)
+    place.write_bytes(b"a file")
+    cache = Cache.open(place)
+    assert not cache.store(sample.node(0), sample.bytes(sample.node(0)))
+    assert (cache.path, cache.pins, cache.keeping) == (None, None, False)
+    place.unlink()
+    kept = [cache.store(sample.node(index), sample.bytes(sample.node(index))) for index in range(70)]
+    assert kept.index(True) == 63
+    assert all(kept[63:])
+    assert cache.path == place
+    assert cache.pins is not None
+    assert cache.keeping
+    assert cache.load(sample.node(69)) is not None
+    assert caplog.text.count("serving without keeping") == 1
+    cache.close()
+    assert not cache.store(sample.node(70), sample.bytes(sample.node(70)))
+
+
+def test_one_that_never_could_be_opened_is_not_opened_after_its_end(tmp_path: Path) -> None:
+    place, sample = tmp_path / "cache", Sample(1, 400 * BLOCK)
+    place.write_bytes(b"a file")
+    cache = Cache.open(place)
+    cache.close()
+    place.unlink()
+    assert not any(cache.store(sample.node(index), sample.bytes(sample.node(index))) for index in range(100))
+    assert not place.exists()

@@ -113,7 +113,7 @@ def test_a_bit_goes_before_its_data_and_comes_after_it(tmp_path: Path) -> None:
     kill(cache)
     seen.clear()
     cache = open_cache(tmp_path, FaultyDisk(note))
-    cache.pin(TREE.ref)
+    cache.opened(TREE.ref)
     cache.prune(0)
     # Bits, then the hole.
     assert seen == [("pwrite", 5), ("punch", 0)]

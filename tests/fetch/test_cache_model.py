@@ -111,11 +111,11 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(sample=samples)
     def pin(self, sample: Sample) -> None:
-        self.cache.pin(sample.ref)
+        self.cache.opened(sample.ref)
 
     @rule(sample=samples)
     def unpin(self, sample: Sample) -> None:
-        self.cache.unpin(sample.ref)
+        self.cache.closed(sample.ref)
 
     @rule(blocks=st.integers(0, 12))
     def prune(self, blocks: int) -> None:

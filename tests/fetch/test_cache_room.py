@@ -118,7 +118,7 @@ def test_the_order_is_known_after_a_restart(tmp_path: Path) -> None:
 def test_of_one_large_object_the_oldest_ranges_go(tmp_path: Path) -> None:
     cache = open_cache(tmp_path, 80 * MIB)
     sample = Sample(1, 120 * MIB, MIB)
-    cache.pin(sample.ref)
+    cache.opened(sample.ref)
     assert store(cache, sample, *range(120))
     there = present(cache, sample)
     assert there == list(range(there[0], 120))
@@ -131,15 +131,15 @@ def test_of_one_large_object_the_oldest_ranges_go(tmp_path: Path) -> None:
 def test_pinned_objects_go_last(tmp_path: Path) -> None:
     cache = open_cache(tmp_path, 12 * BLOCK)
     pinned, idle = Sample(1, 4 * BLOCK), Sample(2, 4 * BLOCK)
-    cache.pin(pinned.ref)
-    cache.pin(pinned.ref)
-    cache.unpin(pinned.ref)
+    cache.opened(pinned.ref)
+    cache.opened(pinned.ref)
+    cache.closed(pinned.ref)
     assert store(cache, pinned, *range(4))
     assert store(cache, idle, *range(4))
     for seed in range(10, 20):
         assert store(cache, Sample(seed, BLOCK), 0)
     assert present(cache, pinned) == [0, 1, 2, 3]
-    cache.unpin(pinned.ref)
+    cache.closed(pinned.ref)
     for seed in range(20, 30):
         assert store(cache, Sample(seed, BLOCK), 0)
     assert present(cache, pinned) == []
@@ -168,7 +168,7 @@ def test_a_block_larger_than_the_limit_is_not_kept_and_nothing_goes_for_it(tmp_p
 def test_where_holes_are_unknown_whole_objects_go(tmp_path: Path) -> None:
     cache = open_cache(tmp_path, 10 * BLOCK, FaultyDisk(failing(errno.EOPNOTSUPP, "punch")))
     sample = Sample(1, 40 * BLOCK)
-    cache.pin(sample.ref)
+    cache.opened(sample.ref)
     for index in range(40):
         assert store(cache, sample, index)
         assert cache.used <= 10 * BLOCK

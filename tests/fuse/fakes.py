@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
@@ -130,6 +131,9 @@ class FakeBackend:
 
     def max_wait(self, share: bytes) -> float:
         return 300.0
+
+    def cache_path(self) -> Path | None:
+        return Path("/cache")
 
     def cached_bytes(self, entry: FileEntry) -> int:
         return entry.size // 2

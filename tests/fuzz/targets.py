@@ -28,7 +28,7 @@ from mcfs.protocol.errors import BadObject
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Host, Node, ObjectId, ObjectRef
 from mcfs.serve import pack
 from mcfs.serve.link import Link
-from tests.fuzz import client, keyed, mutate, publishers, seeds, texts
+from tests.fuzz import cached, client, keyed, mutate, publishers, seeds, texts
 from tests.fuzz.framing import frames
 from tests.fuzz.target import Run, Target
 from tests.serve.interface import Interface
@@ -279,6 +279,7 @@ ALL: Final = (
         (check_listing_untrusted, check_parts_untrusted, _Parts.add_untrusted),
         wrong=seeds.wrong_directories,
     ),
+    *cached.TARGETS,
     *client.TARGETS,
     *keyed.TARGETS,
     *publishers.TARGETS,
