@@ -92,6 +92,13 @@ class Server:
         self._failing: set[str] = set()
         """Names of interfaces of which was said that they cannot be opened."""
         self._opened = self._open_first(interfaces)
+        self.sent_at = float("-inf")
+        """When the last burst was sent, on the clock that was given."""
+
+    @property
+    def sends_all(self) -> bool:
+        """Whether everything goes round and round, so that all contents are asked for."""
+        return self._settings.always
 
     # --- what is served ---
 
@@ -216,6 +223,7 @@ class Server:
         end, sent = now + LOOK, False
         while sum(self._send_one(port, now) for port in self._ports if not port.passive):
             sent, now = True, self._clock()
+            self.sent_at = now
             if now > end:
                 break
         return sent
