@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ BUSY: Final = 0.1
 SLICE: Final = 0.001
 """Seconds of work between two breaths."""
 MAX_BREATH: Final = 0.05
+SWITCH_INTERVAL: Final = 0.0005
+"""Seconds for which a thread that indexes may hold the interpreter when the one that sends wants it, which gives it up
+with each system call: with the usual 5 ms a burst of 64 KB would wait for that long."""
 
 
 class Stopped(Exception):
@@ -191,12 +195,16 @@ class Reindexing:
     async def _look_at(self, share: Share, touched: Touched) -> None:
         started = self._clock()
         try:
-            snapshot = await trio.to_thread.run_sync(partial(self._scan, share, touched, threads=_threads()))
+            snapshot = await trio.to_thread.run_sync(self._scan_again, share, touched)
+        except Stopped:
+            await trio.sleep_forever()
         except UserError as error:
             self._failed(share, touched, str(error))
             return
-        except Stopped:
-            await trio.sleep_forever()
+        except Exception as error:  # whatever is wrong with one look, what is there is served
+            log.exception("%s", share.label)
+            self._failed(share, touched, f"internal error: {error}")
+            return
         share.changes.looked(started=started, now=self._clock())
         self._check_watch(share)
         if share.failure:
@@ -204,21 +212,13 @@ class Reindexing:
             share.failure = ""
         if share.snapshot is None or snapshot.version != share.snapshot.version:
             share.snapshot = snapshot
-            await self._publish(share)
+            self._publish(share, snapshot)
 
-    async def _publish(self, share: Share) -> None:
-        snapshots = [each.snapshot for each in self.shares if each.snapshot is not None]
-        await trio.to_thread.run_sync(self._replace, snapshots)
+    def _publish(self, share: Share, snapshot: Snapshot) -> None:
         assert self._server is not None
-        assert share.snapshot is not None
-        self._server.publish({share.name: announcement_of(share.snapshot)}, self._keys)
-        log.info(
-            "%s: changed: version %d, %d files, %s",
-            share.label,
-            share.snapshot.version,
-            share.snapshot.total_files,
-            values.format_size(share.snapshot.total_bytes),
-        )
+        self._server.publish({share.name: announcement_of(snapshot)}, self._keys)
+        size = values.format_size(snapshot.total_bytes)
+        log.info("%s: changed: version %d, %d files, %s", share.label, snapshot.version, snapshot.total_files, size)
 
     def _failed(self, share: Share, touched: Touched, reason: str) -> None:
         """It stays as it was, and is looked at again."""
@@ -328,8 +328,21 @@ class Reindexing:
             watch.finish(touched)
         return snapshot
 
-    def _replace(self, snapshots: Sequence[Snapshot]) -> None:
-        self._store.replace(snapshots, self._keys)
+    def _scan_again(self, share: Share, touched: Touched) -> Snapshot:
+        """Have the store serve what is there now, if it is another version."""
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        try:
+            snapshot = self._scan(share, touched, threads=_threads())
+            if share.snapshot is None or snapshot.version != share.snapshot.version:
+                self._replace(share, snapshot)
+        finally:
+            sys.setswitchinterval(before)
+        return snapshot
+
+    def _replace(self, share: Share, snapshot: Snapshot) -> None:
+        now = [snapshot if each is share else each.snapshot for each in self.shares]
+        self._store.replace([each for each in now if each is not None], self._keys, breathe=self._breather)
         if self._server is not None and self._server.sends_all:
             self._store.contents()  # so that the event loop finds them made
 

@@ -1,9 +1,9 @@
 """Watching the directories of a share with inotify(7): what the kernel tells becomes notes in `Changes`.
 
 inotify knows directories, not trees, and says nothing of what is there when a watch begins. So the scan hands in each
-directory that it is about to read (`observe`): what changes afterwards is told, what changed before is found. A watch is
-set on the directory that the scan has open, through its descriptor, so nobody can put another one in its place; it goes
-on when the directory is moved, and takes its new path at the next scan, which the move causes.
+directory that it is about to read (`observe`): what changes afterwards is told, what changed before is found. The watch
+is set on the directory that the scan has open, through its descriptor, so nobody can put another one in its place; it
+goes on when the directory is moved, and takes its new path at the next scan, which the move causes.
 
 Of the libraries `inotify_simple` was taken (BSD-2-Clause, 8 kB, the system calls and nothing else). `watchfiles` does
 not say when the kernel's queue has overflowed, follows links out of the tree and turns names that are no UTF-8 into

@@ -155,7 +155,7 @@ class Database:
         try:
             self.writer, self.reader = self._open()
         except (sqlite3.Error, OSError) as error:
-            if not is_unwritable(error) or self._is_denied():
+            if not is_unwritable(error) or self._is_misplaced():
                 self._unlock()
                 raise UserError(f"{directory}: state database: {error}") from None
             self._begin_in_memory(error)
@@ -210,14 +210,13 @@ class Database:
     def _begin(self) -> None:
         self.writer = self.reader = _with_schema(Connection(":memory:"))
 
-    def _is_denied(self) -> bool:
-        """Whether the user may not write the database, which to SQLite is as a disk that is read-only."""
+    def _is_misplaced(self) -> bool:
+        """Whether the database cannot be opened for a reason that is the user's to mend, and not the disk's: SQLite does
+        not tell a file of another user from a disk that is read-only."""
         try:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except PermissionError:
-            return True
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno not in _UNWRITABLE
         return False
 
     def _unlock(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.bench.measures import alone, compared, keyed, on_link, plugged_in
+from tests.bench.measures import alone, changing, compared, keyed, on_link, plugged_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,6 +20,7 @@ MEASURES: Final[dict[str, Measure]] = {
     **alone.MEASURES,
     **plugged_in.MEASURES,
     **keyed.MEASURES,
+    **changing.MEASURES,
 }
 LONG: Final = ("mld", "attacker")
 """Measured only if asked for."""
