@@ -263,8 +263,9 @@ async def hear(client: Backend, share: bytes, settings: ClientSettings) -> Annou
         raise UserError(str(error), Exit.UNTRUSTED) from None
     except TimedOut:
         names = ", ".join(interface.name for interface in settings.interfaces)
+        keys = " with one of the keys that were given (without a key it is not taken then)" if settings.keys else ""
         message = (
-            f"share {values.printable(share)!r} was not heard on {names} within {settings.timeout:g} s: "
+            f"share {values.printable(share)!r} was not heard on {names} within {settings.timeout:g} s{keys}: "
             "is mcfs-serve running, and does the network pass IPv6 multicast?"
         )
         raise UserError(message, Exit.NOT_HEARD) from None

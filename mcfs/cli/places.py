@@ -25,21 +25,26 @@ def state_dir(environment: Mapping[str, str], user: int) -> Path:
 
 
 def known_publishers(environment: Mapping[str, str], user: int) -> Path:
-    """The file of known publishers of a mount. Raises UserError when there is no place for it."""
+    """The file of known publishers of a mount. Raises UserError when there is no place for it.
+
+    Not where the state of a server is, which belongs to whom the server runs as: he must not say whom root believes.
+    """
     option = "-o known_publishers=FILE"
     words = ("STATE_DIRECTORY", "/var/lib", "XDG_STATE_HOME", ".local/state", option)
-    return _place(environment, user, words) / "known-publishers"
+    return _place(environment, user, words, "mcfs-mount") / "known-publishers"
 
 
-def _place(environment: Mapping[str, str], user: int, words: tuple[str, str, str, str, str]) -> Path:
+def _place(
+    environment: Mapping[str, str], user: int, words: tuple[str, str, str, str, str], name: str = "mcfs"
+) -> Path:
     """What systemd gives (systemd.exec(5)), root's place, or what the XDG base directory specification says."""
     service, system, variable, folder, option = words
     if given := environment.get(service):
         return Path(given.split(":")[0])
     if user == 0:
-        return Path(system, "mcfs")
+        return Path(system, name)
     if os.path.isabs(base := environment.get(variable, "")):
-        return Path(base, "mcfs")
+        return Path(base, name)
     if os.path.isabs(home := environment.get("HOME", "")):
-        return Path(home, folder, "mcfs")
+        return Path(home, folder, name)
     raise UserError(f"HOME is not set, so there is no default place: say {option}")

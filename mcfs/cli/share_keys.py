@@ -129,9 +129,7 @@ def _path(option: str, raw: bytes) -> Path:
 def _of_password(password: bytes, source: str) -> ShareKeys:
     keys = _derived(keys_of_password, password, source)
     if len(password) < WEAK:
-        log.warning(
-            "%s: who hears the link can try passwords, and one of %d bytes is soon found", source, len(password)
-        )
+        log.warning("%s: who hears the link can try passwords, and a short one is soon found", source)
     return keys
 
 

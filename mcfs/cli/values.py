@@ -162,7 +162,14 @@ def parse_path(text: str) -> Path:
     """A path, made absolute at once: a daemon changes its directory."""
     if not text or "\0" in text:
         raise ValueError(f"{text!r} is not a path")
-    return Path(os.path.abspath(Path(text).expanduser() if text.startswith("~") else text))
+    return Path(os.path.abspath(_home_expanded(text) if text.startswith("~") else text))
+
+
+def _home_expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text!r}: the home directory is not known") from None
 
 
 def parse_file(text: str) -> tuple[Path, ...]:

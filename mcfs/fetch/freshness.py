@@ -42,6 +42,11 @@ class Freshness:
         self._heard_at = now
         return True
 
+    @property
+    def latest(self) -> int:
+        """The latest signed time, in ms."""
+        return self._latest
+
     def is_recent(self, time_ms: int) -> bool:
         """Whether something signed at that time may have been said just now."""
         return time_ms >= self._latest - TOLERANCE

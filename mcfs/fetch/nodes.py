@@ -38,6 +38,8 @@ DIRECT_UNWRITTEN: Final = 16 << 20
 """Bytes waiting past which the page cache has to help the disk."""
 RETRY: Final = 1.0
 """Seconds after a time-out in which asking for the node again fails at once: the kernel reads twice what failed."""
+MAX_ORIGINS: Final = 8
+"""Shares beside the first one that a node is asked of at the same time."""
 MAX_TIMED_OUT: Final = 256
 """Nodes whose time-out is remembered: as many as can be joined, so as many as can time out together."""
 
@@ -94,6 +96,12 @@ class _Pending:
     unverified: Assembled | None = None
     children: set[Node] = field(default_factory=set)
     """Nodes that wait for this page."""
+    others: dict[bytes, None] = field(default_factory=dict)
+    """Further origins that it is wanted of: if one fails the next is asked."""
+
+    def also_of(self, origin: bytes) -> None:
+        if origin != self.origin and len(self.others) < MAX_ORIGINS:
+            self.others[origin] = None
 
 
 class NodeTree:
@@ -129,7 +137,7 @@ class NodeTree:
         self._stores: deque[Store] = deque()
         self._unwritten = 0
         self._writing: dict[Node, Buffer] = {}
-        self._timed_out: OrderedDict[Node, float] = OrderedDict()
+        self._timed_out: OrderedDict[tuple[Node, bytes], float] = OrderedDict()
 
     # --- asking ---
 
@@ -145,8 +153,10 @@ class NodeTree:
         pending = self._pending.get(node)
         if pending is None:
             pending = self._pending[node] = _Pending(node, origin, urgent or first)
-        elif not urgent or pending.awaited:
-            return None
+        else:
+            self._also_of(pending, origin)
+            if not urgent or pending.awaited:
+                return None
         pending.urgent, pending.awaited = pending.urgent or urgent, urgent
         self._pursue(pending, now)
         return self._in_memory(node)
@@ -203,15 +213,22 @@ class NodeTree:
         self._verify(pending, event, digest, now)
 
     def failed(self, event: Failed, *, now: float) -> None:
-        if isinstance(event.error, TimedOut):
-            self._remember_time_out(event.node, now)
         pending = self._pending.get(event.node)
-        if pending is not None:
-            self._fail(pending, event.error, now)
+        if pending is None:
+            return
+        if isinstance(event.error, TimedOut):
+            self._remember_time_out(event.node, pending.origin, now)
+        self._fail(pending, event.error, now)
 
-    def _remember_time_out(self, node: Node, now: float) -> None:
-        self._timed_out.pop(node, None)
-        self._timed_out[node] = now + RETRY
+    def withdraw(self, origin: bytes, *, now: float) -> None:
+        """Nothing more is asked of this origin."""
+        for pending in [pending for pending in self._pending.values() if pending.origin == origin]:
+            if self._pending.get(pending.node) is pending and pending.origin == origin:
+                self._fail(pending, ShareDown("the share was taken away"), now)
+
+    def _remember_time_out(self, node: Node, origin: bytes, now: float) -> None:
+        self._timed_out.pop((node, origin), None)
+        self._timed_out[node, origin] = now + RETRY
         if len(self._timed_out) > MAX_TIMED_OUT:
             self._timed_out.popitem(last=False)
 
@@ -244,6 +261,14 @@ class NodeTree:
             yield self._stores.popleft()
 
     # --- inside ---
+
+    def _also_of(self, pending: _Pending, origin: bytes) -> None:
+        """A node is wanted of a further origin, and so are the pages that it waits for."""
+        waiting: _Pending | None = pending
+        while waiting is not None:
+            waiting.also_of(origin)
+            parent = waiting.node.parent()
+            waiting = self._pending.get(parent) if parent is not None else None
 
     def _in_memory(self, node: Node) -> Buffer | None:
         if node.level:
@@ -289,7 +314,7 @@ class NodeTree:
         if self._is_down(origin):
             self._fail(pending, ShareDown("nothing is heard of the share"), now)
             return
-        if now < self._timed_out.get(node, now):
+        if now < self._timed_out.get((node, origin), now):
             self._fail(pending, TimedOut("nothing was heard just now"), now)
             return
         group = self.group(node, self._pace(origin), origin)
@@ -308,6 +333,7 @@ class NodeTree:
             self._pursue(waiting, now)
         else:
             waiting.children.add(pending.node)
+            waiting.also_of(pending.origin)
 
     def _digest(self, node: Node) -> Digest | None:
         """The hash that the node must have, if the pages up to the top are known."""
@@ -373,8 +399,13 @@ class NodeTree:
                 self._pursue(waiting, now)
 
     def _fail(self, pending: _Pending, error: NotAvailable | BadNode, now: float) -> None:
-        self._pending.pop(pending.node, None)
         self._fetcher.unwant(pending.node, now=now)
+        if pending.others:
+            pending.origin = next(iter(pending.others))
+            del pending.others[pending.origin]
+            self._fetch(pending, now)
+            return
+        self._pending.pop(pending.node, None)
         self._events.append(Failed(pending.node, error))
         for child in pending.children:
             waiting = self._pending.get(child)

@@ -53,7 +53,9 @@ class KnownPublishers:
         self._lock = self.path.with_name(self.path.name + ".lock")
 
     def load(self, *, demanded: Fingerprint | None = None, strict: bool = False) -> Trust:
-        """What is known. Raises UserError if a file cannot be read or is damaged."""
+        """What is known. Raises UserError if a file cannot be read, is damaged, or if others can write it."""
+        for path in (self.path.parent, self.path, self.versions):
+            _check_owner(path)
         pins = self._parsed(self.path, parse_pins_untrusted)
         floors = self._parsed(self.versions, parse_floors_untrusted)
         return Trust(demanded, strict, pins, floors, str(self.path), str(self.versions))
@@ -135,6 +137,19 @@ def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, OSError):
         return str(error.strerror)
     return "it is not text" if isinstance(error, UnicodeError) else str(error)
+
+
+def _check_owner(path: Path) -> None:
+    """Raises UserError if somebody else could say whom to believe."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return  # who needs it will say so
+    others = stat.S_IWOTH if os.geteuid() else stat.S_IWOTH | stat.S_IWGRP
+    if found.st_uid not in (0, os.geteuid()):
+        raise UserError(f"{path}: it belongs to another user, who could say whom to believe; {_ADVICE}")
+    if found.st_mode & others and not (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
+        raise UserError(f"{path}: others can write it, and so say whom to believe; chmod go-w {path}")
 
 
 def _read(path: Path) -> str:

@@ -7,6 +7,7 @@ then on others are heard, and listed, and that is all. What they can fill is bou
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -39,7 +40,9 @@ MAX_GONE: Final = 1024
 """Nodes of a share of which it is known when they were last said to be gone."""
 CHANGE_PAUSE: Final = 60.0
 """Seconds between two changes of a key: each is a line of log and a line in a file, and who has a key can make chains
-without end."""
+without end. The same for share keys, as servers of one share may have been given different ones."""
+MAX_CHOICES: Final = 4
+"""Names for which a publisher is chosen in one turn: each may cost up to 5 ms of signatures."""
 SWEEP: Final = 1.0
 """Seconds between two searches for such: they go through all."""
 FORGET: Final = 30.0
@@ -62,6 +65,8 @@ class Share:
     """Nodes that cannot be produced, and the latest time at which that was signed."""
     changed_at: float = float("-inf")
     """When the publisher has changed its key."""
+    rekeyed_at: float = float("-inf")
+    """When it has changed the share key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +182,8 @@ class ShareTable:
         if verdict is Verdict.SUCCESSOR and not self._may_change(announcement.name, now):
             verdict = Verdict.REFUSED
         if verdict is Verdict.UNKNOWN:
-            self._other(announcement, interface, "", now + SETTLE, now)
+            possible = announcement.name not in self._withdrawn and self._has_room(announcement.name)
+            self._other(announcement, interface, "", now + SETTLE if possible else None, now)
             return Heard()
         if pin is None or verdict is Verdict.REFUSED:
             refusal = self._trust.refusal(announcement.name, fingerprint(announcement.publisher), pin)
@@ -188,8 +194,8 @@ class ShareTable:
         return self._accept(announcement, interface, pin, now)
 
     def settle(self, *, now: float) -> list[Announcement]:
-        """Choose a publisher for each name whose time has come. Returns the announcements of new shares."""
-        due = [name for name, at in self._settling.items() if at <= now]
+        """Choose publishers of names whose time has come, a few at a time. Returns the announcements of new shares."""
+        due = [name for name, at in itertools.islice(self._settling.items(), MAX_CHOICES) if at <= now]
         return [self._shares[name].announcement for name in due if self._choose(name, now)]
 
     def next_timeout(self) -> float | None:
@@ -208,9 +214,13 @@ class ShareTable:
         if share.pin.fingerprint == pin.fingerprint:
             share.pin = pin
             return True
+        if self._trust.judge(share.announcement, pin) is Verdict.SUCCESSOR:  # another mount has heard the former key
+            share.pin = successor(share.announcement, pin)
+            self._events.append(KeyChanged(name, pin.fingerprint, share.pin))
+            return True
         if shown:
             self._withdrawn.add(name)
-        self._remark(name, self._trust.refusal(name, share.pin.fingerprint, pin))
+        self._remark(name, self._trust.refusal(name, share.pin.fingerprint, pin), always=True)
         del self._shares[name]
         return False
 
@@ -246,9 +256,11 @@ class ShareTable:
         old = share.floor if share is not None else self._trust.floor(name, pin.fingerprint)
         if not max(old, self._trust.floor(name, key), key=lambda floor: floor.version).admits(announcement):
             return new
-        self._events.append(KeyChanged(name, pin.fingerprint, new))
         if share is not None:
             share.pin, share.changed_at = new, now
+        elif name in self._withdrawn or not self._has_room(name):
+            return new
+        self._events.append(KeyChanged(name, pin.fingerprint, new))
         return new
 
     def _accept(self, announcement: Announcement, interface: int, pin: Pin, now: float) -> Heard:
@@ -272,6 +284,9 @@ class ShareTable:
             self._current(share, announcement, interface, now)
             self._raise(share)
             return Heard(live=True, news=True)
+        if announcement.keys != share.announcement.keys and not self._rekey(share, announcement, now):
+            self._other(announcement, interface, self._trust.other_share_key(name), None, now)
+            return Heard()
         live = self._current(share, announcement, interface, now)
         if announcement.version <= share.announcement.version:
             if announcement.publisher != share.announcement.publisher:
@@ -281,6 +296,16 @@ class ShareTable:
         share.announcement = announcement
         self._raise(share)
         return Heard(live, news=True)
+
+    def _rekey(self, share: Share, announcement: Announcement, now: float) -> bool:
+        """Whether the share has another share key from now on. That it had the one before may be a recording: what was
+        signed later counts."""
+        if announcement.time_ms <= share.freshness.latest or now < share.rekeyed_at + CHANGE_PAUSE:
+            return False
+        share.rekeyed_at = now
+        share.announcement = replace(share.announcement, keys=announcement.keys, key_check=announcement.key_check)
+        self._remark(announcement.name, self._trust.rekeyed(announcement.name), always=True)
+        return True
 
     @staticmethod
     def _current(share: Share, announcement: Announcement, interface: int, now: float) -> bool:
@@ -366,8 +391,11 @@ class ShareTable:
                 return True
         return False
 
-    def _remark(self, name: bytes, text: str) -> None:
-        if name not in self._told and len(self._told) < MAX_REMARKS:
+    def _remark(self, name: bytes, text: str, *, always: bool = False) -> None:
+        """One line for each name; of names that are neither known nor asked for a few in all."""
+        expected = name in self._trust.pins or name in self._wanted
+        room = expected or sum(told not in self._trust.pins for told in self._told) < MAX_REMARKS
+        if always or (name not in self._told and room):
             self._told.add(name)
             self._events.append(Remark(name, text))
 

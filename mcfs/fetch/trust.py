@@ -126,6 +126,14 @@ class Trust:
             f"state and its clock was set back, remove that line{'' if floor.line else ' by mounting again'}"
         )
 
+    def other_share_key(self, name: bytes) -> str:
+        return f"{_share(name)} is also announced with another share key, or without one: that is not taken"
+
+    def rekeyed(self, name: bytes) -> str:
+        return (
+            f"{_share(name)}: its publisher has changed the share key; what is open and not read yet may be ETIMEDOUT"
+        )
+
     def ambiguous(self, name: bytes, taken: Fingerprint, others: Iterable[Fingerprint]) -> str:
         rest = ", ".join(format_fingerprint(other) for other in others)
         return (

@@ -187,6 +187,8 @@ class Client:
         self._token: trio.lowlevel.TrioToken | None = None
         self._used: set[bytes] = set()
         """Shares whose publishers are remembered, because somebody looked into them."""
+        self._given: set[bytes] = set()
+        """Shares that somebody waited for and got."""
         self._pinnings: dict[bytes, trio.Event] = {}
         self._share_names: dict[Group, bytes] = {}
         """Whose channel it is."""
@@ -213,8 +215,8 @@ class Client:
         return self._shares.listing()
 
     async def wait_share(self, name: bytes, timeout: float) -> Announcement:  # noqa: ASYNC109 - see Backend
-        """Raises TimedOut; Untrusted if only others were heard than may publish it; NoKey, or WrongKey, if it may be one
-        of the shares that were heard and have another key."""
+        """Raises TimedOut; Untrusted if only others were heard than may publish it; NoKey, or WrongKey, if it may be
+        one of the shares that were heard and have another key."""
         if not self._settings.catalogue:
             self._shares.want(name)
         channels = self._keyring.channels(name, only_keyed=not self._settings.catalogue)
@@ -225,11 +227,12 @@ class Client:
             if (share := await self._heard_within(name, timeout)) is not None:
                 for remark in remarks:
                     log.warning("%s", remark)
+                self._given.add(name)
                 return share.announcement
         finally:
             self._waited.pop(name, None)
-        if self._settings.catalogue:  # who tries names must not fill the tables: the catalogue brings what there is
-            self._release(held)
+            if self._settings.catalogue:  # who tries names must not fill the tables: the catalogues bring what there is
+                self._release(held)
         if (refusal := self._shares.refusal(name)) is not None:
             raise Untrusted(refusal)
         self._check_keyed(name)
@@ -571,12 +574,12 @@ class Client:
         """Raises BadDatagram."""
         if not self._budget_for(run.source, body).take(now):
             return
-        announcement = replace(decode_announcement_untrusted(body), keys=self._keyring.keys_of(run.group))
+        keys = self._keyring.keys_of(run.group)
+        announcement = replace(decode_announcement_untrusted(body), keys=keys)
+        if announcement.key_check != (keys.check(announcement.name) if keys else b""):
+            raise BadDatagram("in a channel of another share key")
         if self._share_names.get(run.group, announcement.name) != announcement.name:
             raise BadDatagram("in the channel of another share")
-        known = self._shares.get(announcement.name)
-        if known is not None and known.announcement.keys != announcement.keys:
-            return  # a share of that name with another key, or without: the first one has it
         settles = self._shares.next_timeout()
         heard = self._shares.announced(announcement, run.ifindex, now=now)
         if heard.live:
@@ -691,7 +694,9 @@ class Client:
             return
         self._keeper.raise_due(now=now)
         for done in self._keeper.take():
-            self._shares.pinned(done.name, done.pin, shown=self._settings.catalogue)
+            shown = self._settings.catalogue or done.name in self._given
+            if not self._shares.pinned(done.name, done.pin, shown=shown):
+                self._tree.withdraw(done.name, now=now)
             if (writing := self._pinnings.pop(done.name, None)) is not None:
                 writing.set()
 
@@ -703,6 +708,8 @@ class Client:
             waited.append(remark.text)
 
     def _is_down(self, origin: bytes) -> bool:
+        if self._shares.get(origin) is None:  # it was taken away
+            return True
         return self._shares.is_down(origin, self._fetcher.last_heard(origin), now=self._clock())
 
     def _tell_pace(self, name: bytes) -> None:

@@ -86,6 +86,7 @@ class Offer:
             tuple(dict.fromkeys(address for address in addresses if address)),
             math.ceil(carousel.period) if carousel else 0,
             links=self._links,
+            key_check=keys.check(name) if (keys := self._keys.get(name)) else b"",
         )
         datagram = wire.control(wire.ANNOUNCEMENT, encode_announcement(complete, self._key))
         if len(datagram) > MAX_CONTROL:  # names of users may be of any length, and nobody needs them

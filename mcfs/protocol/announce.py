@@ -24,6 +24,7 @@ from mcfs.protocol.catalog import (
 )
 from mcfs.protocol.errors import BadDatagram, BadObject
 from mcfs.protocol.ids import MAX_OBJECT_SIZE, Group, ObjectRef
+from mcfs.protocol.keys import CHECK_SIZE
 from mcfs.protocol.succession import LINK_SIZE, MAX_LINKS
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class Announcement:
     """Those of the channel that it came in; filled in by whoever received it."""
     links: tuple[bytes, ...] = ()
     """How the publisher came by its key, oldest first; the signatures in them are not checked (see `succession`)."""
+    key_check: bytes = b""
+    """`ShareKeys.check` of the share key, empty without one: so nobody can pass off a share with a key as one without,
+    or with another one."""
 
     @property
     def name(self) -> bytes:
@@ -94,6 +98,7 @@ class _Signed(msgspec.Struct, array_like=True, frozen=True):
     addresses: Annotated[list[_Address], msgspec.Meta(max_length=MAX_ADDRESSES)]
     period: Annotated[int, msgspec.Meta(ge=0, le=MAX_PERIOD)] = 0
     links: Annotated[list[_Link], msgspec.Meta(max_length=MAX_LINKS)] = []
+    key_check: Annotated[bytes, msgspec.Meta(max_length=CHECK_SIZE)] = b""
 
 
 class _Gone(msgspec.Struct, array_like=True, frozen=True):
@@ -113,7 +118,8 @@ def encode_announcement(announcement: Announcement, key: SigningKey) -> bytes:
     addresses = list(a.addresses[:MAX_ADDRESSES])
     period = min(MAX_PERIOD, a.period)
     links = list(a.links[-MAX_LINKS:])
-    signed = _Signed(a.version, a.time_ms, top, a.total_bytes, a.total_files, a.rate, addresses, period, links)
+    sizes = (a.total_bytes, a.total_files, a.rate)
+    signed = _Signed(a.version, a.time_ms, top, *sizes, addresses, period, links, a.key_check)
     return _seal(_ANNOUNCEMENT_CONTEXT, msgspec.msgpack.encode(signed), key)
 
 
@@ -138,6 +144,7 @@ def decode_announcement_untrusted(body: bytes) -> Announcement:
         signed.period,
         key,
         tuple(signed.links),
+        signed.key_check,
     )
 
 

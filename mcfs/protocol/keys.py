@@ -1,6 +1,6 @@
 """Share keys: what those who may read a share have in common, and what is derived from it.
 
-A share key is 32 bytes, made from a file or a password. From it come five keys, each for one purpose and under a
+A share key is 32 bytes, made from a file or a password. From it come six keys, each for one purpose and under a
 context of its own, so that none says anything about another or about the share key::
 
     file ------- BLAKE3-derive ---+                 +--> groups    which multicast groups carry the share
@@ -8,6 +8,7 @@ context of its own, so that none says anything about another or about the share 
     password --- Argon2id --------+                 +--> nonces    the nonce of each node
                                                     +--> tags      who may send symbols
                                                     +--> control   announcements, beacons, gone
+                                                    +--> check     what an announcement says of the share key
 
 Nothing can be exchanged before the first datagram, so the salt of a password is the same everywhere: who hears the link
 can try passwords, each at the price of one Argon2id.
@@ -24,6 +25,7 @@ from nacl.exceptions import RuntimeError as CryptoRuntimeError
 from nacl.pwhash import argon2id
 
 KEY_SIZE: Final = 32
+CHECK_SIZE: Final = 16
 MIN_KEYFILE: Final = 32
 """Bytes: as many as the key has. What is in them is the user's matter."""
 MAX_KEYFILE: Final = 1 << 20
@@ -68,6 +70,10 @@ class ShareKeys:
     @cached_property
     def control(self) -> bytes:
         return self._derive("control")
+
+    def check(self, name: bytes) -> bytes:
+        """What a publisher signs to say that its share of this name has this key, 16 bytes."""
+        return blake3(name, key=self._derive("check")).digest(length=CHECK_SIZE)
 
     def _derive(self, purpose: str) -> bytes:
         return blake3(self.secret, derive_key_context=_PURPOSE_CONTEXT + purpose).digest()

@@ -155,7 +155,7 @@ def test_what_is_no_publisher(tmp_path: Path) -> None:
 
 
 def test_where_publishers_are_remembered() -> None:
-    assert str(places.known_publishers({}, 0)) == "/var/lib/mcfs/known-publishers"
-    assert str(places.known_publishers({"HOME": "/h"}, 1000)) == "/h/.local/state/mcfs/known-publishers"
+    assert str(places.known_publishers({}, 0)) == "/var/lib/mcfs-mount/known-publishers"
+    assert str(places.known_publishers({"HOME": "/h"}, 1000)) == "/h/.local/state/mcfs-mount/known-publishers"
     with pytest.raises(UserError, match="known_publishers=FILE"):
         places.known_publishers({}, 1000)

@@ -221,3 +221,25 @@ def test_several_processes_at_once_lose_nothing(known: KnownPublishers) -> None:
     }
     assert trust.pins[b"same"].fingerprint in {number.to_bytes(32) for number in (1, 1 + count, 1 + 2 * count)}
     assert trust.floors[b"same", A].version == numbers[-1]
+
+
+def test_what_others_can_write_is_not_believed(known: KnownPublishers) -> None:
+    pin(known, b"data", A)
+    for path in (known.path, known.versions, known.path.parent):
+        known.raise_floor(b"data", A, Floor(7, b""), pause=never)
+        mode = stat.S_IMODE(path.stat().st_mode)
+        path.chmod(mode | stat.S_IWOTH)
+        with pytest.raises(UserError, match=f"chmod go-w {path}$"):
+            known.load()
+        path.chmod(mode)
+        assert known.load().pins
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_belongs_to_others_is_not_believed(known: KnownPublishers) -> None:
+    pin(known, b"data", A)
+    for path in (known.path, known.path.parent):
+        os.chown(path, 12345, -1)
+        with pytest.raises(UserError, match="belongs to another user"):
+            known.load()
+        os.chown(path, 0, -1)

@@ -11,6 +11,7 @@ from mcfs.fetch.freshness import TOLERANCE
 from mcfs.fetch.shares import (
     CHANGE_PAUSE,
     FORGET,
+    MAX_CHOICES,
     MAX_GONE,
     MAX_OTHERS,
     MAX_PUBLISHERS,
@@ -25,6 +26,7 @@ from mcfs.fetch.shares import (
 )
 from mcfs.fetch.trust import Floor, Pin, Trust, content_id
 from mcfs.protocol.ids import Group
+from mcfs.protocol.keys import ShareKeys
 from mcfs.protocol.publisher import format_fingerprint
 from tests.fetch.publishers import Publisher, chain, content, in_order
 
@@ -442,7 +444,8 @@ def test_the_pin_that_was_written_is_the_same() -> None:
 def flood(shares: ShareTable, now: float, count: int = MAX_SHARES + 100) -> None:
     for number in range(count):
         shares.announced(THIRD.says(b"forged %d" % number), 1, now=now)
-    shares.settle(now=now + SETTLE)
+    while shares.next_timeout() is not None:
+        shares.settle(now=now + SETTLE)
 
 
 def test_forged_names_do_not_take_the_room_of_known_ones() -> None:
@@ -521,3 +524,90 @@ def test_who_follows_upon_the_known_one_is_listed_as_known() -> None:
     news(shares, SECOND.says(links=chain(FIRST, SECOND)))
     news(shares, FIRST.says(version=9))
     assert [standing for _, standing in shares.listing()] == [Standing.KNOWN, Standing.KNOWN]
+
+
+def test_publishers_are_chosen_a_few_at_a_time() -> None:
+    """Each choice may cost some milliseconds of signatures, and all else waits meanwhile."""
+    shares, count = table(), 10 * MAX_CHOICES
+    for number in range(count):
+        news(shares, FIRST.says(b"%d" % number))
+    for chosen in range(MAX_CHOICES, count + 1, MAX_CHOICES):
+        assert len(shares.settle(now=SETTLE)) == MAX_CHOICES
+        assert (shares.next_timeout() is None) == (chosen == count)
+
+
+def test_without_room_nothing_is_chosen_again_and_again() -> None:
+    shares = table()
+    for number in range(MAX_SHARES):
+        news(shares, FIRST.says(b"%d" % number))
+    while shares.next_timeout() is not None:
+        shares.settle(now=SETTLE)
+    news(shares, FIRST.says(b"one more"), 1.0)
+    assert shares.next_timeout() is None
+
+
+# --- share keys ------------------------------------------------------------------------------------------------------
+
+KEYS, OTHER_KEYS = ShareKeys(b"k" * 32), ShareKeys(b"o" * 32)
+
+
+def keyed(announcement: Announcement, keys: ShareKeys | None) -> Announcement:
+    return replace(announcement, keys=keys, key_check=keys.check(announcement.name) if keys else b"")
+
+
+def keys_of(shares: ShareTable) -> ShareKeys | None:
+    return shares.announcements()[b"data"].keys
+
+
+def test_what_is_signed_later_says_which_share_key_there_is() -> None:
+    shares = table(knowing(FIRST))
+    recorded = [FIRST.says() for _ in range(5)]
+    assert news(shares, recorded[0])
+    news(shares, keyed(FIRST.says(), KEYS), 1.0)
+    assert keys_of(shares) == KEYS
+    (text,) = remarks(shares)
+    assert "has changed the share key" in text
+    for number, again in enumerate(recorded):
+        assert not shares.announced(again, 1, now=2.0 + number * CHANGE_PAUSE).live
+        shares.announced(keyed(FIRST.says(), KEYS), 1, now=2.5 + number * CHANGE_PAUSE)
+    assert keys_of(shares) == KEYS
+
+
+def test_servers_with_different_share_keys_do_not_change_it_all_the_time() -> None:
+    shares = table(knowing(FIRST))
+    changes, before = 0, None
+    for second in range(300):
+        shares.announced(keyed(FIRST.says(), (KEYS, OTHER_KEYS)[second % 2]), 1, now=float(second))
+        changes, before = changes + (keys_of(shares) != before), keys_of(shares)
+    assert changes <= 1 + 300 / CHANGE_PAUSE
+
+
+def test_another_publisher_does_not_change_the_share_key() -> None:
+    shares = believed(keyed(FIRST.says(), KEYS))
+    news(shares, SECOND.says(), 1.0)
+    news(shares, keyed(SECOND.says(), OTHER_KEYS), 1.0)
+    assert keys_of(shares) == KEYS
+
+
+# --- another mount has written something else ------------------------------------------------------------------------
+
+
+def test_who_has_heard_only_the_new_key_goes_on_where_another_mount_wrote_the_old_one() -> None:
+    shares = believed(SECOND.says(links=chain(FIRST, SECOND)))
+    assert shares.pinned(b"data", FIRST.pin, shown=True)
+    assert shares.announcements()[b"data"].publisher == SECOND.public
+    (changed,) = [event for event in shares.events() if isinstance(event, KeyChanged)]
+    assert (changed.before, changed.pin.fingerprint) == (FIRST.fingerprint, SECOND.fingerprint)
+    assert FIRST.fingerprint in changed.pin.replaces
+
+
+def test_that_a_share_is_taken_away_is_always_said() -> None:
+    shares = table()
+    for number in range(2 * MAX_REMARKS):
+        for publisher in (FIRST, SECOND):
+            news(shares, publisher.says(b"%d" % number))
+    while shares.next_timeout() is not None:
+        shares.settle(now=SETTLE)
+    assert len(remarks(shares)) == MAX_REMARKS
+    assert not shares.pinned(b"0", THIRD.pin, shown=True)
+    assert len(remarks(shares)) == 1

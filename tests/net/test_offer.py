@@ -13,10 +13,12 @@ from mcfs.net import offer
 from mcfs.net.offer import Offer
 from mcfs.net.settings import ServerSettings
 from mcfs.protocol import wire
+from mcfs.protocol.addressing import SITE_LOCAL, share_group
 from mcfs.protocol.announce import Announcement, decode_announcement_untrusted, decode_gone_untrusted
-from mcfs.protocol.ids import Group
+from mcfs.protocol.ids import Group, Node
 from mcfs.protocol.succession import make_chain
-from tests.fetch.publishers import Publisher
+from mcfs.serve.channel import Channel
+from tests.fetch.publishers import Publisher, content
 
 if TYPE_CHECKING:
     from mcfs.net.ports import Port
@@ -34,6 +36,9 @@ PORT = cast(
 )
 
 
+CHANNEL = Channel(Group(bytes(16)), Node(content(1), 0, 0), 0)
+
+
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ms = 1_000_000
@@ -46,13 +51,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def said(offer: Offer, name: bytes) -> Announcement:
-    _, body = wire.control_untrusted(offer.announcement(PORT, name))
+    _, body = wire.control_untrusted(offer.announcement(PORT, name, share_group(name, SITE_LOCAL)))
     return decode_announcement_untrusted(body)
 
 
 def offering(*names: bytes, links: tuple[bytes, ...] = ()) -> Offer:
     found = Offer(ServerSettings(), KEY, links)
-    found.replace({name: Publisher(1).says(name) for name in names})
+    found.replace({name: Publisher(1).says(name) for name in names}, {})
     return found
 
 
@@ -70,9 +75,9 @@ def test_what_is_asked_of_many_shares_does_not_drive_the_time_ahead(clock: Clock
     offer = offering(*names)
     assert {said(offer, name).time_ms for name in names} == {clock.ms}
     for _ in range(1000):
-        offer.gone(Group(bytes(16)))
+        offer.gone(CHANNEL)
     assert said(offer, names[0]).time_ms == clock.ms + 1
-    _, body = wire.control_untrusted(offer.gone(Group(bytes(16))))
+    _, body = wire.control_untrusted(offer.gone(CHANNEL))
     assert decode_gone_untrusted(body)[2] == clock.ms
 
 

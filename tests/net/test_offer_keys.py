@@ -22,6 +22,7 @@ from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.ids import Digest, Group, Node, ObjectRef, SealedNode
 from mcfs.protocol.keys import ShareKeys
 from mcfs.protocol.seal import open_control_untrusted, seal_control
+from mcfs.protocol.succession import make_chain
 from mcfs.serve.announcer import KEYED
 from mcfs.serve.channel import Channel
 from mcfs.serve.link import Beacon
@@ -80,13 +81,16 @@ def test_an_announcement_is_sealed_for_the_channel_it_goes_to(group: Group) -> N
     kind, body = wire.control_untrusted(open_control_untrusted(sealed, KEYS, group))
     assert kind == wire.ANNOUNCEMENT
     assert decode_announcement_untrusted(body).name == b"secret"
+    assert decode_announcement_untrusted(body).key_check == KEYS.check(b"secret")
     _, body = wire.control_untrusted(offer.announcement(port, b"open", OPEN_GROUP))
     assert decode_announcement_untrusted(body).name == b"open"
+    assert decode_announcement_untrusted(body).key_check == b""
     assert offer.announcement(port, KEYED, KEYED_GROUP) == bytes((1, wire.KEYED, 0, 0))
 
 
 def test_names_of_users_give_way_to_the_size_of_a_datagram() -> None:
-    offer, port = make_offer(b"secret"), make_port(ETH0)
+    keys = [*(SigningKey(bytes([n]) * 32) for n in range(1, 4)), SIGNING]
+    offer, port = Offer(ServerSettings(), SIGNING, make_chain(keys)), make_port(ETH0)
     long = replace(announcement(b"s" * 255), owners=Owners({1000: b"u" * 600}, {100: b"g" * 600}))
     offer.replace({long.name: long}, {long.name: KEYS})
     offer.publish(port.link, now=0.0)
@@ -95,6 +99,7 @@ def test_names_of_users_give_way_to_the_size_of_a_datagram() -> None:
     assert len(sealed) <= wire.MIN_MTU - wire.IPV6_UDP_OVERHEAD
     _, body = wire.control_untrusted(open_control_untrusted(sealed, KEYS, group))
     assert decode_announcement_untrusted(body).name == long.name
+    assert len(decode_announcement_untrusted(body).links) == 3
 
 
 def test_beacons_and_gone() -> None:

@@ -183,7 +183,7 @@ class TestAnnouncement:
         assert claimed_publisher_untrusted(encode_gone(GROUP, 1, KEY)) == PUBLISHER
 
     def test_elements_of_a_later_format_are_passed_over(self) -> None:
-        body = announcement_of(1, 1, top_of(TOP), 1, 1, 1, [], 5, [], {b"later": [1.5]})
+        body = announcement_of(1, 1, top_of(TOP), 1, 1, 1, [], 5, [], b"", {b"later": [1.5]})
         assert decode_announcement_untrusted(body).entry == TOP
 
 

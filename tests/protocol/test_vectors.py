@@ -135,6 +135,7 @@ def _share_keys() -> Vectors:
         "key file": SMALL.hex(),
         "share key": SHARE_KEYS.secret.hex(),
         **{purpose: getattr(SHARE_KEYS, purpose).hex() for purpose in purposes},
+        "key check of demo": SHARE_KEYS.check(b"demo").hex(),
         "password": password.hex(),
         "share key of the password": keys_of_password(password).secret.hex(),
     }
@@ -349,6 +350,7 @@ class TestPseudoCode:
         framed = wire.frame(len(content), np.zeros(1, np.uint32), np.ones((1, 8), np.uint8), seal.tag_key).tobytes()
         assert self.CODE["tag"](derived, ref.id, 2, index, framed[:-16]) == framed[-16:]
         assert self.CODE["seal_control"](derived, ref.top[:16], content) == seal_control(content, keys, ref.top[:16])
+        assert self.CODE["key_check"](derived, content) == keys.check(content)
         assert self.CODE["keyed_material"](derived, content)[:8] == Addresser(content, keys).tag
 
     def test_share_keys_of_files_and_passwords(self) -> None:
