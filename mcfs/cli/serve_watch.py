@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger(__name__)
 
-GATHER: Final = 0.05
+GATHER: Final = 0.03
 """Seconds for which events gather before they are read: many are of the same file."""
 DOUBT_PAUSE: Final = 60.0
 """Seconds for which a directory with a file that is not what it was is not looked at again for that reason: a disk that
@@ -202,8 +202,10 @@ class Reindexing:
             self._failed(share, touched, str(error))
             return
         except Exception as error:  # whatever is wrong with one look, what is there is served
-            log.exception("%s", share.label)
-            self._failed(share, touched, f"internal error: {error}")
+            reason = f"internal error: {type(error).__name__}: {error}"
+            if reason != share.failure:
+                log.exception("%s", share.label)
+            self._failed(share, touched, reason)
             return
         share.changes.looked(started=started, now=self._clock())
         self._check_watch(share)

@@ -57,6 +57,7 @@ CREATE TABLE files (
     directory INTEGER NOT NULL, name BLOB NOT NULL, stamp BLOB NOT NULL, b3sum BLOB NOT NULL, object INTEGER,
     PRIMARY KEY (directory, name)) WITHOUT ROWID;
 CREATE INDEX files_object ON files (object) WHERE object IS NOT NULL;
+CREATE INDEX files_stamp ON files (stamp);
 -- Which files of a directory make which pack; key is a hash over their (b3sum, size) and the block size.
 CREATE TABLE packs (
     directory INTEGER NOT NULL, key BLOB NOT NULL, object INTEGER NOT NULL, members BLOB NOT NULL,
@@ -211,7 +212,7 @@ class Database:
         self.writer = self.reader = _with_schema(Connection(":memory:"))
 
     def _is_misplaced(self) -> bool:
-        """Whether the database cannot be opened for a reason that is the user's to mend, and not the disk's: SQLite does
+        """Whether it is for the user to mend that the database cannot be opened, and not for who mends disks: SQLite does
         not tell a file of another user from a disk that is read-only."""
         try:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

@@ -185,6 +185,18 @@ class Ledger:
             for name, stamp, b3sum, object_, size, block_size, top in rows
         }
 
+    def elsewhere(self, stamp: bytes) -> Known | None:
+        """What is known of a file that has this stamp, wherever it is: its directory may have been moved."""
+        row = self._db.row(
+            "SELECT b3sum, object, size, block_size, top FROM files"
+            " LEFT JOIN objects ON objects.id = files.object WHERE stamp = ? LIMIT 1",
+            (stamp,),
+        )
+        if row is None:
+            return None
+        b3sum, object_, size, block_size, top = row
+        return Known(stamp, b3sum, object_, ObjectRef(size, block_size, top) if top else None)
+
     def save_files(self, directory: int, files: Mapping[bytes, Known], gone: Iterable[bytes]) -> None:
         """Remember these, forget those. Their objects until now become former ones."""
         rows = self._db.rows(

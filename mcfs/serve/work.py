@@ -1,9 +1,9 @@
 """One directory's files on their way from the walk to entries.
 
-First what the database knows is set against what is there; the rest is hashed in threads. A file that cannot be read is
-left out. One that changed meanwhile is looked at again, and since its size may have changed, and with it the packs, the
-whole directory is planned again; what was hashed stays known. Nothing is hashed twice for another file's sake, but for
-the pack that it shares.
+First what the database knows, also of a file at another place, is set against what is there; the rest is hashed in
+threads. A file that cannot be read is left out. One that changed meanwhile is looked at again, and since its size may
+have changed, and with it the packs, the whole directory is planned again; what was hashed stays known. Nothing is
+hashed twice for another file's sake, but for the pack that it shares.
 
 A file that is being written, or that does not come to rest, stays as it was when it was hashed: its entry is the old
 one, and of its blocks those can be had that are still there. If it is new it is left out.
@@ -123,7 +123,10 @@ class DirectoryWork:
     def _is_known(self, file: FoundFile) -> bool:
         known = self._known.get(file.name)
         if known is None or known.stamp != file.stamp:
-            return False
+            known = self._tools.ledger.elsewhere(file.stamp)
+            if known is None:
+                return False
+            self._known[file.name] = self._new[file.name] = known
         return file.size <= pack.SMALL or (known.ref is not None and known.ref.block_size == self._tools.block_size)
 
     def _start_file(self, file: FoundFile) -> None:
