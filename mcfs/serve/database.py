@@ -212,8 +212,8 @@ class Database:
         self.writer = self.reader = _with_schema(Connection(":memory:"))
 
     def _is_misplaced(self) -> bool:
-        """Whether it is for the user to mend that the database cannot be opened, and not for who mends disks: SQLite does
-        not tell a file of another user from a disk that is read-only."""
+        """Whether the database cannot be opened, but not because of the disk: SQLite does not tell a file of another
+        user from a disk that is read-only."""
         try:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:

@@ -110,11 +110,11 @@ def walk(beneath: Beneath, guide: Guide) -> Iterator[FoundDirectory]:
 
 def _read(beneath: Beneath, path: bytes, guide: Guide) -> FoundDirectory:
     with beneath.directory(path) as fd:
-        guide.observe(fd, path)
         status = os.fstat(fd)
         if (status.st_dev, status.st_ino) == guide.leave_out:
             raise OSError(errno.EBUSY, "it is the state directory of this server")
-        found = FoundDirectory(path, attributes_of(status), [], [], [])
+        guide.observe(fd, path)
+        found = FoundDirectory(path, attributes_of(os.fstat(fd)), [], [], [])
         with os.scandir(fd) as entries:
             for count, entry in enumerate(entries, 1):
                 _sort_in(found, entry, fd, guide.warn)
