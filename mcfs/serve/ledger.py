@@ -213,8 +213,8 @@ class Ledger:
         self._db.execute_many(
             "DELETE FROM files WHERE directory = ? AND name = ?", ((directory, name) for name in gone)
         )
-        rows = ((directory, name, known.stamp, known.b3sum, known.object) for name, known in files.items())
-        self._db.execute_many("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows)
+        new = ((directory, name, known.stamp, known.b3sum, known.object) for name, known in files.items())
+        self._db.execute_many("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", new)
 
     def pack(self, key: bytes) -> Packed | None:
         """The object of a pack with these contents, wherever it was met."""

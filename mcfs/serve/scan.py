@@ -205,7 +205,8 @@ class Scan:
     def _build(self, work: DirectoryWork, files: list[FileEntry], builder: ListingBuilder) -> None:
         found = work.found
         items = self._items.pop(found.path, [])
-        items += [item_of(entry) for entry in (*files, *found.links)]
+        items += map(item_of, files)
+        items += map(item_of, found.links)
         items.sort(key=lambda item: item.entry.name)
         for entry in walk_inlined([item.entry for item in items]):
             self._names.meet(entry.attributes)

@@ -155,7 +155,7 @@ async def test_a_file_that_cannot_be_read_is_left_out_and_said_once(
     def denied(path: object, *arguments: object, **words: object) -> int:
         if path == b"secret":
             raise PermissionError(13, "Permission denied")
-        return int(original(path, *arguments, **words))  # type: ignore[arg-type, call-overload]
+        return int(original(path, *arguments, **words))  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "open", denied)
     async with serving(index, share) as site:
@@ -274,7 +274,7 @@ def test_a_breath_is_as_long_as_the_work() -> None:
         now[0] += seconds
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serve_watch.time, "sleep", sleep)
+        patch.setattr("mcfs.cli.serve_watch.time.sleep", sleep)
         breather = Breather(lambda: sent[0], clock=lambda: now[0])
         for _ in range(1000):
             breather()
