@@ -163,6 +163,7 @@ class NodeStore:
         try:
             ref = self._ref(place >> _REALM_BITS)
         except sqlite3.Error:
+            self._index.on_failure()
             return None
         if ref is None:
             return None
