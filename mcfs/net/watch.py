@@ -107,7 +107,9 @@ class Watch:
     def finish(self, touched: Touched) -> None:
         """The scan of what was touched is over: directories that it should have met and has not are watched no more."""
         with self._lock:
-            gone = [wd for wd, path in self._paths.items() if wd not in self._fresh and touched.within(path)]
+            # Most looks are at a few files: do not go through 100,000 paths for them.
+            old = self._paths.items() if touched.everything or touched.trees else ()
+            gone = [wd for wd, path in old if wd not in self._fresh and touched.within(path)]
             self._paths.update(self._fresh)
             self._fresh = {}
             for wd in gone:

@@ -275,4 +275,6 @@ def test_nobody_gets_a_wrong_byte_whatever_is_done_to_the_files(make_site: SiteM
     assert "internal error" not in serving.job.output
     assert "Traceback" not in serving.job.output
     assert serving.job.output.count("can no longer be sent") <= 2
+    assert serving.job.output.count(": changed: version ") >= 3, "it watches as the user that it has become"
+    assert "looking for changes every" not in serving.job.output
     serving.stop()
