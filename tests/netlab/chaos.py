@@ -146,7 +146,7 @@ def change(directory: str, log: str, seconds: str, seed: str) -> None:
     pause = random.Random(int(seed))
     while time.monotonic() < end:
         changer.step()
-        time.sleep(pause.choice((0.0, 0.02, 0.1, 1.2)))
+        time.sleep(pause.choice((0.0, 0.0, 0.02, 0.05, 0.1, 0.7)))
     print(json.dumps(changer.done))
 
 

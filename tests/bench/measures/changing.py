@@ -102,6 +102,7 @@ def chaos(bench: Bench) -> Iterator[Row]:
         lines = serving.job.output.count("\n")
         serving.stop()
     bench.progress(f"{changes} changes, {versions} versions, read: {dict(found)}, {lines} lines of log")
+    bench.progress(f"MiB of memory: {[size // MIB for size in memory]}")
     half = len(memory) // 2
     growth = max(memory[half:]) / max(memory[:half]) - 1
     what = f"{changes} changes of 24 files in {seconds} s, {versions} versions"
