@@ -71,10 +71,10 @@ def run(request: ServeRequest, verbosity: int) -> int:
     console = Console(stderr=True, quiet=verbosity < 0)
     names = [_share_name(request, path) for path in request.paths]
     with ExitStack() as stack:
-        choice = _interfaces(request.interfaces)
-        _print_interfaces(console, choice, request)
         _restrict(request)
         keys = share_keys.server_keys(names, request.keyfiles, request.password_files, prompt=request.ask_password)
+        choice = _interfaces(request.interfaces)
+        _print_interfaces(console, choice, request)
         index = stack.enter_context(Index.open(request.state_dir, request.block_size))
         key = load_key(request.signing_key) if request.signing_key else load_or_make_key(request.state_dir)
         links = _links(request, key)
@@ -82,9 +82,9 @@ def run(request: ServeRequest, verbosity: int) -> int:
             console.print(f"the publisher had the key {format_fingerprint(previous)} before", highlight=False)
         store = NodeStore(index, scope=request.scope)
         shares = Reindexing(list(zip(request.paths, names, strict=True)), index, store, keys, watch=request.watch)
-        early = _open_server_for_good(store, choice, request, key, links) if request.fixed_interfaces else None
+        server = _open_server(store, choice, request, key, links)
+        _restrict_further(request)
         snapshots = _index(shares, console)
-        server = early or _open_server(store, choice, request, key, links)
         server.publish({snapshot.name: announcement_of(snapshot) for snapshot in snapshots}, keys)
         for snapshot in snapshots:
             _check_clock(snapshot)
@@ -104,6 +104,15 @@ def _restrict(request: ServeRequest) -> None:
         if not request.fixed_interfaces:
             log.info("running as %s, with CAP_NET_RAW for interfaces that come later", request.user.pw_name)
     privileges.confine()
+
+
+def _restrict_further(request: ServeRequest) -> None:
+    """Once the first sockets are open. Before the threads that hash, each of which would keep what this one had. Raises
+    UserError."""
+    if request.fixed_interfaces:
+        privileges.give_up()
+    elif request.user is not None:
+        privileges.sockets_are_open()
 
 
 # --- interfaces ------------------------------------------------------------------------------------------------------
@@ -162,15 +171,6 @@ def _open_server(
         ) from None
     except OSError as error:
         raise UserError(f"cannot open the sockets: {error.strerror or error}") from None
-
-
-def _open_server_for_good(
-    store: NodeStore, choice: Choice, request: ServeRequest, key: SigningKey, links: tuple[bytes, ...]
-) -> Server:
-    """Before the threads that hash, each of which would keep what this one had. Raises UserError."""
-    server = _open_server(store, choice, request, key, links)
-    privileges.give_up()
-    return server
 
 
 def _mtu(request: ServeRequest, interfaces: Sequence[Interface]) -> int:

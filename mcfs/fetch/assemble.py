@@ -1,7 +1,7 @@
 """From symbols to a node: source symbols go where they belong, repair symbols are kept until they suffice.
 
 Somebody may send wrong symbols under the server's address, and nothing tells them from right ones but the hash of the
-whole node. An `Assembly` takes what comes. After a wrong node `Strands` take its place (strands.py).
+whole node. An `Assembly` takes what comes. After a wrong node it is not alone (doubted.py).
 """
 
 from __future__ import annotations
@@ -44,9 +44,19 @@ class Assembly:
         self._fed = 0
 
     @property
+    def count(self) -> int:
+        """Symbols that came."""
+        return self._source + len(self._repair_esis)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is nothing to decode."""
+        return self._source == self._k
+
+    @property
     def missing(self) -> int:
         """Bytes that have still to come, at least."""
-        return max(0, self._k - self._source - len(self._repair_esis)) * self.t
+        return max(0, self._k - self.count) * self.t
 
     def add(self, run: SymbolRun) -> int:
         """Take symbols in; returns how many were new."""
@@ -63,7 +73,7 @@ class Assembly:
         for sure when the symbols could not be decoded although they should."""
         if self._source == self._k:
             return self._bytes(self._rows)
-        if self._source + len(self._repair_esis) < self._k:
+        if self.count < self._k:
             return None
         decoded = self._decode()
         if decoded is not None:
@@ -81,7 +91,7 @@ class Assembly:
         before = int(np.count_nonzero(have))
         rows = self._rows[first : first + n]
         rows.reshape(symbols.shape)[...] = symbols
-        if self._decoder is not None:
+        if self._decoder is not None and n > before:
             fresh = ~have
             self._repair.append((np.arange(first, first + n, dtype=np.uint32)[fresh], rows[fresh]))
         have[:] = True

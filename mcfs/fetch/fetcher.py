@@ -10,8 +10,8 @@ A node that is wanted goes through these states::
 
 Whose symbols are taken says sources.py. A node that a server's symbols made wrong, or that of a share of which this
 happened a moment ago, is *doubted*: somebody sends under the server's address. Then the senders are told apart by the
-order of their symbols (strands.py), the node stays JOINED until it is right, and now and then is left and joined again
-for another pass.
+order of their symbols as well (doubted.py), and the node stays JOINED until it is right. If it is wrong again it is
+left and joined again, for another pass. Only a wrong node is a reason to doubt: what comes slowly is not.
 
 Flow control: never more is joined than the receive buffer takes, nor more than `max_groups` channels. Changes of
 membership are made in batches (batches.py); the channels of an origin (a share) that has gone silent hold only a few
@@ -25,13 +25,15 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from mcfs.fetch.assemble import Assembly
 from mcfs.fetch.batches import HURRY, TICK, BatchBucket
+from mcfs.fetch.doubted import Doubted
+from mcfs.fetch.gathered import Gathered
 from mcfs.fetch.pace import Paces, Trail, source_range
 from mcfs.fetch.sources import Sources
-from mcfs.fetch.strands import Strands
 from mcfs.fetch.window import Window
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import BadDatagram, BadNode, Gone, NotAvailable, TimedOut
@@ -41,13 +43,12 @@ from mcfs.protocol.seal import SEALED_SIZES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from mcfs.fetch.gathered import Collected
     from mcfs.protocol.ids import Group, Host, Node
     from mcfs.protocol.seal import NodeSeal
 
 DEFAULT_MAX_GROUPS: Final = 64
 """Switches hold few groups, and the kernel walks the list for each packet (4.5 us at 100)."""
-MAX_SOURCES: Final = 4
-"""Source addresses whose symbols of one node are kept apart: the server's and a few that lie."""
 SILENCE: Final = 0.5
 """Seconds without a symbol from an origin after which its channels are joined anew; doubles to MAX_SILENCE."""
 MAX_SILENCE: Final = 3.0
@@ -63,11 +64,15 @@ MAX_WRONG: Final = 8
 DOUBT: Final = 3.0
 """Seconds after a wrong node of a server in which all its nodes are doubted."""
 PASS: Final = 0.3
-"""Seconds from the join of a doubted node until it is joined anew, for another pass, if as many symbols came as a pass
-has: what a queue and a change of membership take at 1 Gbit/s. If fewer came, later: that doubles to MAX_PASS."""
+"""Seconds from the join of a doubted node that was wrong again until it is joined anew, for another pass, if as many
+symbols came as a pass has: what a queue and a change of membership take at 1 Gbit/s."""
+DOUBTED_SILENCE: Final = 2 * PASS
+"""The same for a doubted node of which nothing new comes; doubles to MAX_PASS."""
 MAX_PASS: Final = 2.0
+MAX_WITHHELD: Final = 64
+"""Passes, or pieces of them, of one node: 16 s."""
 CHECKED: Final = 256 << 20
-"""Bytes a second of doubted nodes that are hashed: 5 % of a core."""
+"""Bytes a second of doubted nodes that are hashed: 5 % of a core. Decoding counts more."""
 CHECKED_AT_ONCE: Final = 0.1
 """Seconds' worth of them at once."""
 ROUNDS: Final = 3
@@ -77,20 +82,6 @@ SLOW_SECONDS: Final = 0.4
 joined too early comes too late for somebody, and holds up what is needed sooner."""
 HOLD_VALID: Final = 0.5
 """Seconds for which what a beacon said of holding is believed; there is one every 40 ms."""
-
-
-class Collected(Protocol):
-    """What has come of a node from one source: an `Assembly`, or what stands for it where no bytes are moved."""
-
-    @property
-    def t(self) -> int: ...
-
-    @property
-    def missing(self) -> int:
-        """Bytes that have still to come, at least."""
-        ...
-
-    def data(self) -> memoryview | None: ...
 
 
 NEVER: Final = float("-inf")
@@ -160,6 +151,8 @@ class _Origin:
     silence: float = SILENCE
     active_since: float = 0.0
     doubted_until: float = NEVER
+    usual_t: int = 0
+    """Symbol size of the last node that was right."""
     period: float = 0.0
     """Seconds in which its server sends everything once; 0 if it sends what is asked for."""
 
@@ -180,7 +173,9 @@ class _Fetch:
     last_new: float = float("-inf")
     patience: float = NODE_SILENCE
     not_before: float = float("-inf")
-    assemblies: dict[Host, Collected] = field(default_factory=dict)
+    gathered: Gathered = field(init=False)
+    offered_t: int = 0
+    """Symbol size of what was assembled last."""
     missing: int = 0
     last_named: float = float("-inf")
     """When a beacon named it."""
@@ -188,6 +183,9 @@ class _Fetch:
     """Whether somebody waits for it; what is urgent may also be about to be sent for others."""
     trail: Trail | None = None
     """What has come of the pass that is being received."""
+    withheld: list[Trail] = field(default_factory=list)
+    """Of passes that came in doubt: what is forged has numbers that look like loss."""
+    believed: bool = False
     filled: bool = False
     """Whether the window was in use when it was joined."""
     seal: NodeSeal | None = None
@@ -195,11 +193,16 @@ class _Fetch:
     wrong: int = 0
     """How often it was assembled with a wrong hash."""
     doubted: bool = False
-    checking: bool = False
-    """An event gives a complete strand, and neither `accept` nor `reject` has come."""
-    pass_time: float = 2 * PASS
+    checking: Doubted | None = None
+    """What an event was made of while it stays joined, until `accept` or `reject`. There is one event at a time."""
+    contested: bool = False
+    """Whether it was wrong since it was joined."""
+    pass_time: float = DOUBTED_SILENCE
     came: int = 0
     """Symbols under the server's address since it was joined while it was doubted."""
+
+    def __post_init__(self) -> None:
+        self.gathered = Gathered(self.length)
 
 
 @dataclass(slots=True)
@@ -428,7 +431,7 @@ class Fetcher:
         if fetch is None:
             self.counters.foreign_datagrams += came
         elif fetch.state is not State.DONE and self.sources.takes(fetch.origin.name, source, now=now):
-            fetch.assemblies[source] = collected
+            fetch.gathered.put(source, collected)
             self._trace(fetch, seen, came, collected.t, now)
             self._count(fetch, source, collected, came, new, now)
 
@@ -455,7 +458,11 @@ class Fetcher:
 
     def accept(self, node: Node, *, now: float) -> None:
         """The assembled bytes were right."""
-        self.unwant(node, now=now)
+        fetch = self._by_node.get(node)
+        if fetch is not None:
+            fetch.origin.usual_t = fetch.offered_t
+            self._believe(fetch)
+            self._end(fetch, now)
 
     def reject(self, node: Node, source: Host, *, now: float) -> bool:
         """The assembled bytes were wrong: go on with other sources, or with other symbols of a server. False when there
@@ -465,12 +472,15 @@ class Fetcher:
         if fetch is None:
             return True
         fetch.wrong += 1
+        if fetch.checking is not None:
+            fetch.checking.wrong()
+            fetch.checking = None
         name = fetch.origin.name
         self.sources.wrong(name, source, now=now)
         if self.sources.is_server(name, source):
-            self._doubt(fetch, source, now)
+            self._doubt(fetch, now)
             return True
-        fetch.assemblies = {host: a for host, a in fetch.assemblies.items() if self.sources.is_server(name, host)}
+        fetch.gathered.keep_only(self._is_server(fetch))
         if fetch.state is State.DONE:
             self._resume(fetch, now)
         return self.sources.are_known(name) or fetch.wrong < MAX_WRONG
@@ -567,13 +577,13 @@ class Fetcher:
         self._unqueue(fetch)
         if fetch.joined_at == NEVER:  # as long as it was queued, what its origin received was a sign of life
             fetch.last_named = max(fetch.last_named, fetch.origin.last_heard)
-        fetch.state, fetch.joined_at, fetch.came = State.JOINED, now, 0
+        fetch.state, fetch.joined_at, fetch.came, fetch.contested = State.JOINED, now, 0, False
         fetch.filled = self._outstanding >= self.window // 2
         if fetch.origin.joined == 0 and fetch.origin.last_heard < now - SILENCE:
             fetch.origin.active_since = now
         fetch.origin.joined += 1
         fetch.trail = None
-        self._lacks(fetch, min((a.missing for a in fetch.assemblies.values()), default=fetch.length))
+        self._lacks(fetch, fetch.gathered.missing)
         return fetch.group
 
     def _unjoin(self, fetch: _Fetch) -> None:
@@ -606,21 +616,22 @@ class Fetcher:
     def _symbols(self, fetch: _Fetch, source: Host, run: wire.SymbolRun, now: float) -> None:
         if fetch.state is State.DONE or not self.sources.takes(fetch.origin.name, source, now=now):
             return
-        assembly = self._assembly(fetch, source, run.symbols.shape[-1], now)
-        if assembly is None:
-            return
         t = run.symbols.shape[-1]
+        collected = self._collected(fetch, source, t, now)
+        if collected is None:
+            return
         seen = source_range(run.esis, fec.source_symbols(fetch.length, t), contiguous=run.contiguous)
         self._trace(fetch, seen, len(run.esis), t, now)
-        self._count(fetch, source, assembly, len(run.esis), assembly.add(run), now)
+        self._count(fetch, source, collected, len(run.esis), collected.add(run), now)
 
     def _trace(self, fetch: _Fetch, seen: tuple[int, int, int] | None, came: int, t: int, now: float) -> None:
         """Symbols came, new or not: keep account of what part of the passes arrives."""
         reception = self.paces.reception(fetch.origin.name)
-        if reception is None or now < fetch.origin.doubted_until:
-            return  # what is forged has numbers that look like loss
-        tag = wire.TAG_SIZE if fetch.seal else 0
-        reception.heard(8 * came * (t + tag + wire.HEADER_SIZE + wire.LINK_OVERHEAD), now=now)
+        if reception is None:
+            return
+        if now >= fetch.origin.doubted_until:
+            tag = wire.TAG_SIZE if fetch.seal else 0
+            reception.heard(8 * came * (t + tag + wire.HEADER_SIZE + wire.LINK_OVERHEAD), now=now)
         if seen is None or fetch.state is not State.JOINED or fetch.joined_at < reception.changed_at:
             return
         if fetch.trail is None:
@@ -631,19 +642,18 @@ class Fetcher:
     def _count(self, fetch: _Fetch, source: Host, collected: Collected, came: int, new: int, now: float) -> None:
         self.counters.symbols += came
         self.counters.duplicates += came - new
-        if isinstance(collected, Strands):
+        if new:
+            self._progress(fetch, now)
+            fetch.gathered.grown(source, collected.t)
+            if fetch.state is State.JOINED:
+                self._lacks(fetch, min(fetch.missing, collected.missing))
+        if isinstance(collected, Doubted):
             fetch.came += came
             fetch.origin.last_heard, fetch.origin.silence = now, SILENCE
-            self._sorted_out(fetch, source, collected, new, now)
-            return
-        if not new:
-            return
-        self._progress(fetch, now)
-        if fetch.state is State.JOINED:
-            self._lacks(fetch, min(fetch.missing, collected.missing))
-        data = collected.data()
-        if data is not None:
-            self._done(fetch, data, source, now)
+            self._offer(fetch, source, collected, now)
+        elif new and (data := collected.data()) is not None:
+            fetch.gathered.drop(source, collected.t)
+            self._done(fetch, data, source, collected.t, now)
 
     def _progress(self, fetch: _Fetch, now: float) -> None:
         if fetch.last_new < fetch.joined_at and fetch.state is State.JOINED:
@@ -652,63 +662,65 @@ class Fetcher:
         fetch.last_new = fetch.origin.last_heard = now
         fetch.origin.silence, fetch.patience = SILENCE, NODE_SILENCE
 
-    def _done(self, fetch: _Fetch, data: memoryview, source: Host, now: float) -> None:
+    def _done(self, fetch: _Fetch, data: memoryview, source: Host, t: int, now: float) -> None:
         if fetch.state is State.JOINED:
             self._unjoin(fetch)
             self._leave(fetch.group, now)
         self._unqueue(fetch)
-        fetch.state = State.DONE
+        fetch.state, fetch.offered_t = State.DONE, t
         self._events.append(Assembled(fetch.node, data, source, fetch.seal))
 
-    def _assembly(self, fetch: _Fetch, source: Host, t: int, now: float) -> Assembly | Strands | None:
-        assembly = fetch.assemblies.get(source)
-        if isinstance(assembly, Assembly | Strands) and assembly.t == t:
-            return assembly
+    def _collected(self, fetch: _Fetch, source: Host, t: int, now: float) -> Assembly | Doubted | None:
+        """Where symbols of this source and size go; None if they are of no use."""
+        collected = fetch.gathered.find(source, t)
+        if isinstance(collected, Doubted):
+            return collected
+        if fetch.checking is not None:
+            return None  # one event at a time
+        if isinstance(collected, Assembly):
+            return collected
         if t != fec.symbol_size(fetch.length, t):
             self.counters.bad_datagrams += 1
             return None
-        name = fetch.origin.name
-        strangers = [host for host in fetch.assemblies if not self.sources.is_server(name, host)]
-        if (
-            source not in fetch.assemblies
-            and len(strangers) >= MAX_SOURCES
-            and not self.sources.is_server(name, source)
-        ):
-            # Who has sent least gives way: a liar who keeps another one out has to send as much as he does.
-            del fetch.assemblies[max(strangers, key=lambda host: fetch.assemblies[host].missing)]
-        doubted = (fetch.doubted or now < fetch.origin.doubted_until) and self.sources.is_server(name, source)
+        is_server = self._is_server(fetch)
+        fetch.gathered.make_room(source, is_server, fetch.origin.usual_t)
+        doubted = (fetch.doubted or now < fetch.origin.doubted_until) and is_server(source)
         fetch.doubted = fetch.doubted or doubted
-        fetch.assemblies[source] = assembly = (Strands if doubted else Assembly)(fetch.length, t)
-        return assembly
+        new: Assembly | Doubted = Doubted(fetch.length, t) if doubted else Assembly(fetch.length, t)
+        fetch.gathered.put(source, new)
+        return new
+
+    def _is_server(self, fetch: _Fetch) -> Callable[[Host], bool]:
+        return partial(self.sources.is_server, fetch.origin.name)
 
     # --- inside: doubted nodes ---
 
-    def _doubt(self, fetch: _Fetch, source: Host, now: float) -> None:
+    def _doubt(self, fetch: _Fetch, now: float) -> None:
         """A server's symbols were wrong, so some of them are of somebody else."""
-        fetch.checking = False
         fetch.origin.doubted_until = now + DOUBT
         for other in [other for other in self._trails if other.origin is fetch.origin]:
             del self._trails[other]
             other.trail = None
-        if isinstance(fetch.assemblies.get(source), Strands):
-            return
-        fetch.doubted = True
-        fetch.assemblies.pop(source, None)
+        fetch.doubted = fetch.contested = True
+        fetch.gathered.change(partial(self._doubted, fetch))
         if fetch.state is State.DONE:
             self._requeue(fetch)
             fetch.not_before = now + TICK
 
-    def _sorted_out(self, fetch: _Fetch, source: Host, strands: Strands, new: int, now: float) -> None:
-        if new:
-            self._progress(fetch, now)
-            if fetch.state is State.JOINED:
-                self._lacks(fetch, min(fetch.missing, strands.missing))
-        if fetch.checking or not strands.complete or not self._may_hash(now):
+    def _doubted(self, fetch: _Fetch, source: Host, collected: Collected) -> Collected:
+        if isinstance(collected, Assembly) and self.sources.is_server(fetch.origin.name, source):
+            return Doubted(fetch.length, collected.t, collected)
+        return collected
+
+    def _offer(self, fetch: _Fetch, source: Host, doubted: Doubted, now: float) -> None:
+        """If something is complete have it checked; within bounds, as who sends much makes much that is complete."""
+        cost = doubted.cost
+        if not cost or fetch.checking is not None or not self._may_hash(now):
             return
-        data = strands.data()
+        self._hashed += cost
+        data = doubted.data()
         if data is not None:
-            self._hashed += fetch.length
-            fetch.checking = True
+            fetch.checking, fetch.offered_t = doubted, doubted.t
             self._events.append(Assembled(fetch.node, data, source, fetch.seal))
 
     def _may_hash(self, now: float) -> bool:
@@ -721,25 +733,36 @@ class Fetcher:
         if fetch.group in self._joined and self._leaves.pop(fetch.group, None) is not None:
             fetch.state = State.JOINED
             fetch.origin.joined += 1
-            self._lacks(fetch, min((a.missing for a in fetch.assemblies.values()), default=fetch.length))
+            self._lacks(fetch, fetch.gathered.missing)
         else:
             self._requeue(fetch)
             fetch.not_before = now + TICK
 
     def _check_pass(self, fetch: _Fetch, now: float) -> None:
-        """A doubted node needs whole passes, and bursts of repair are of no use to it."""
-        if fetch.state is not State.JOINED or not fetch.doubted or fetch.checking:
+        """A doubted node that was wrong again needs another pass, for which bursts of repair do not stand."""
+        if fetch.state is not State.JOINED or not fetch.doubted:
             return
-        waited, collected = now - fetch.joined_at, fetch.assemblies.values()
-        fetch.origin.doubted_until = max(fetch.origin.doubted_until, now + DOUBT)
-        if waited > PASS and any(fetch.came * each.t >= fetch.length for each in collected):
-            for each in collected:
-                if isinstance(each, Strands):
-                    each.next_pass()
-            self._rejoin(fetch, now)
-        elif waited > fetch.pass_time:
+        for source, collected in fetch.gathered:
+            if isinstance(collected, Doubted):
+                self._offer(fetch, source, collected, now)
+        if fetch.checking is not None or fetch.origin.period:
+            return
+        if fetch.contested and now - fetch.joined_at > PASS and self._has_pass(fetch):
+            self._next_pass(fetch, now)
+        elif now - max(fetch.joined_at, fetch.last_new, fetch.last_named, self._excused) > fetch.pass_time:
             fetch.pass_time = min(MAX_PASS, fetch.pass_time * 2)
-            self._rejoin(fetch, now)
+            self._next_pass(fetch, now)
+
+    @staticmethod
+    def _has_pass(fetch: _Fetch) -> bool:
+        """Whether as many symbols came as a pass has."""
+        return any(fetch.came * collected.t >= fetch.length for _, collected in fetch.gathered)
+
+    def _next_pass(self, fetch: _Fetch, now: float) -> None:
+        for _, collected in fetch.gathered:
+            if fetch.contested and isinstance(collected, Doubted):
+                collected.next_pass()
+        self._rejoin(fetch, now)
 
     # --- inside: pace classes ---
 
@@ -751,11 +774,23 @@ class Fetcher:
                 continue
             reception = self.paces.reception(fetch.origin.name)
             if trail is not None and reception is not None and fetch.joined_at >= reception.changed_at:
-                reception.passed(trail)
+                if fetch.believed or now >= fetch.origin.doubted_until:
+                    reception.passed(trail)
+                elif len(fetch.withheld) < MAX_WITHHELD:
+                    fetch.withheld.append(trail)
             del self._trails[fetch]
             fetch.trail = None
         if self.paces.look(smallest=self._window.is_smallest, now=now):
             self._window.overrun()
+
+    def _believe(self, fetch: _Fetch) -> None:
+        """What came in doubt made a right node, and no wrong one: it was the server's."""
+        fetch.believed = not fetch.wrong
+        reception = self.paces.reception(fetch.origin.name)
+        if fetch.believed and reception is not None:
+            for trail in fetch.withheld:
+                if trail.begun >= reception.changed_at:
+                    reception.passed(trail)
 
     def _move(self, origin: _Origin, group: Callable[[Node, int, bytes], Group], now: float) -> None:
         before, origin.pace = origin.pace, self.paces.pace(origin.name)

@@ -14,8 +14,8 @@ TOLERANCE: Final = 60_000
 """Milliseconds by which servers of one share may differ: twice what makes them leave the sending to each other."""
 RESET: Final = 60.0
 """Seconds without anything new after which an earlier time is believed: a server's clock may have been set back."""
-MAX_SERVERS: Final = 8
-"""Servers of one share whose times are kept."""
+MAX_SERVERS: Final = 32
+"""Servers of one share whose times are kept; one with several ports may count once for each."""
 
 
 class Freshness:

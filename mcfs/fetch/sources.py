@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from mcfs.protocol.ids import Host
 
-MAX_SERVERS: Final = 8
-"""Addresses of one share, the newest: an announcement has up to four, and another server may take over."""
+MAX_SERVERS: Final = 32
+"""Addresses of one share, those that were announced or heard last: an announcement has up to four, a server with
+several ports may announce other ones at each, and another server may take over."""
 MAX_ORIGINS: Final = 4096
 """As many shares as are remembered."""
 ACTIVE: Final = 1.0
@@ -54,9 +55,10 @@ class Sources:
             self._heard.pop(forgotten, None)
         return not before.issuperset(known)
 
-    def servers(self) -> set[Host]:
-        """Those of all shares."""
-        return {address for known in self._servers.values() for address in known}
+    def servers(self, origins: Iterable[bytes] | None = None) -> set[Host]:
+        """Those of these shares; without any, of all."""
+        shares = self._servers if origins is None else origins
+        return {address for origin in shares for address in self._servers.get(origin, ())}
 
     def are_known(self, origin: bytes) -> bool:
         return bool(self._servers.get(origin))
@@ -66,10 +68,12 @@ class Sources:
 
     def takes(self, origin: bytes, source: Host, *, now: float) -> bool:
         """Whether symbols of this source are looked at; if so, and it is the server, it is active from now on."""
-        if self.is_server(origin, source):
+        known = self._servers.get(origin)
+        if known is not None and source in known:
+            known.move_to_end(source)
             self._heard[origin] = now
             return True
-        if not self.are_known(origin):
+        if not known:
             return not self._is_aside(source, now)
         return not self._is_aside(None, now) and now > self._heard.get(origin, _NEVER) + ACTIVE
 

@@ -28,10 +28,11 @@ from mcfs.fetch.pinfile import KnownPublishers
 from mcfs.fetch.readplan import ReadPlan, TreeFollower, TreeFollowers, blocks
 from mcfs.fetch.shares import KeyChanged, Remark, Share, ShareTable, VersionRaised
 from mcfs.fetch.trust import Trust
-from mcfs.net.door import Door
+from mcfs.net.budgets import Budgets, Kind
+from mcfs.net.door import Door, addresses_that_fit
 from mcfs.net.gathering import Gathering
 from mcfs.net.keeper import Keeper
-from mcfs.net.kernel import jiffy
+from mcfs.net.kernel import jiffy, optmem_max
 from mcfs.net.linkwatch import follow
 from mcfs.net.loader import WorkerPool
 from mcfs.net.memberships import Memberships
@@ -68,12 +69,6 @@ TURN: Final = 0.004
 """Seconds of receiving after which leaves, deadlines and FUSE replies get their turn."""
 MAX_WAIT: Final = 300.0
 """Seconds that a read may take at all."""
-CONTROL_RATE: Final = 200
-"""Control datagrams a second whose signatures are checked: 100 us each, and up to seven times as much for a publisher
-that has changed its key. There are so many for the servers that are known by their addresses, so many for others that
-claim a key which counts, so many for the rest, and so many for gone."""
-BEACON_RATE: Final = 500
-"""Beacons a second that are looked at, of all shares: 20 shares in use."""
 CACHE_READERS: Final = 2
 TREE_SECONDS: Final = 30.0
 """How long after the last file was opened the next ones of the tree, as far as they were looked at, count as wanted."""
@@ -153,7 +148,7 @@ class Client:
         self._known, self._trust = _known_publishers(settings.trust)
         self._keeper: Keeper | None = None
         self._receiver = receiver or Receiver(settings.port)
-        self._door = Door(self._receiver.attach)
+        self._door = Door(self._receiver.attach, addresses_that_fit(optmem_max()))
         self._cache = Cache.open(settings.cache_dir)
         self._keyring = Keyring(settings.keys, settings.scope)
         self._keyed_group = addressing.keyed_group(settings.scope)
@@ -194,11 +189,9 @@ class Client:
         """Whose channel it is."""
         self._waited: dict[bytes, list[str]] = {}
         """What would have been said of shares that somebody waits for: he is told first."""
-        self._control_budget = _Budget(CONTROL_RATE)
-        self._claimed_budget = _Budget(CONTROL_RATE)
-        self._strangers_budget = _Budget(CONTROL_RATE)
-        self._gone_budget = _Budget(CONTROL_RATE)
-        self._beacon_budget = _Budget(BEACON_RATE)
+        self._budgets = Budgets()
+        self._in_use: frozenset[Host] = frozenset()
+        """Addresses of the servers of shares in use."""
         self._followers = TreeFollowers()
         self._readers: WorkerPool[Load, tuple[Load, Buffer | None]] | None = None
         self._writer: WorkerPool[Store, Store] | None = None
@@ -485,7 +478,7 @@ class Client:
             self._fetcher.handle_timeout(now=now)
             self._fetcher.repace(self._tree.group, now=now)
             if self._door.is_due(now):
-                self._door.look(self._fetcher.sources.servers(), self._fetcher.only_sources(now=now), now=now)
+                self._look_out(now)
             self._memberships.repeat(now=now)
             for announcement in self._shares.settle(now=now):
                 self._live(announcement, now)
@@ -539,29 +532,42 @@ class Client:
     # --- what comes ---
 
     def _received(self, run: Run, now: float) -> None:
+        others = wire.no_symbols(run.datagrams)
+        if others:
+            self._count(run.source, others, now)
         if self._memberships.is_control(run.group):
-            self._count(run, now)
-            self._control(run, now)
+            if others:
+                self._control(run, now)
+            else:
+                self._fetcher.counters.bad_datagrams += run.rows().shape[0]
             return
         gone = self._fetcher.receive(run.group, run.source, run.datagrams, now=now)
         if gone is not None:
             self._gone(run, gone, now)
 
-    def _count(self, run: Run, now: float) -> None:
-        """Of one that goes on for long the rules must hear soon."""
-        self._door.came(run.source, run.datagrams.size // run.datagrams.shape[-1])
+    def _count(self, source: Host, datagrams: int, now: float) -> None:
+        """In whichever channel they came. Of one that goes on for long the rules must hear soon."""
+        self._door.came(source, datagrams)
         due = self._door.next_timeout()
         if due is not None and now >= due:
             self._wake.set()
 
+    def _look_out(self, now: float) -> None:
+        """Make the rules by which the kernel drops what is of no use."""
+        sources = self._fetcher.sources
+        self._in_use = frozenset(sources.servers(self._used))
+        servers = (*sorted(self._in_use), *sources.servers())
+        self._door.look(servers, self._fetcher.only_sources(now=now), now=now)
+
     def _control(self, run: Run, now: float) -> None:
+        sealed = self._keyring.keys_of(run.group) is not None
         for row in run.rows():
             try:
                 datagram = self._keyring.open_untrusted(run.group, row.tobytes())
                 kind, body = wire.control_untrusted(datagram)
                 if kind == wire.ANNOUNCEMENT:
                     self._announced(body, run, now)
-                elif kind == wire.BEACON and self._beacon_budget.take(now):
+                elif kind == wire.BEACON and self._budgets.take(Kind.BEACON, sealed=sealed, now=now):
                     groups = decode_beacon_untrusted(body, run.group[:2])
                     self._ahead.named(groups, wire.hold_untrusted(datagram), now=now)
                 elif kind == wire.KEYED and run.group == self._keyed_group:
@@ -572,9 +578,9 @@ class Client:
 
     def _announced(self, body: bytes, run: Run, now: float) -> None:
         """Raises BadDatagram."""
-        if not self._budget_for(run.source, body).take(now):
-            return
         keys = self._keyring.keys_of(run.group)
+        if not self._budgets.take(self._kind_of(run.source, body), sealed=keys is not None, now=now):
+            return
         announcement = replace(decode_announcement_untrusted(body), keys=keys)
         if announcement.key_check != (keys.check(announcement.name) if keys else b""):
             raise BadDatagram("in a channel of another share key")
@@ -590,12 +596,13 @@ class Client:
         elif settles != self._shares.next_timeout():
             self._wake.set()
 
-    def _budget_for(self, source: Host, body: bytes) -> _Budget:
-        """What the check of an announcement is taken from: nobody can use up what others have. Raises BadDatagram."""
+    def _kind_of(self, source: Host, body: bytes) -> Kind:
+        """What the check of an announcement is taken from. Raises BadDatagram."""
+        if source in self._in_use:
+            return Kind.IN_USE
         if source in self._door.rules.servers:
-            return self._control_budget
-        counts = self._shares.counts(claimed_publisher_untrusted(body))
-        return self._claimed_budget if counts else self._strangers_budget
+            return Kind.SERVER
+        return Kind.CLAIMED if self._shares.counts(claimed_publisher_untrusted(body)) else Kind.OTHER
 
     def _live(self, announcement: Announcement, now: float) -> None:
         """The publisher of a share has announced it just now."""
@@ -617,20 +624,20 @@ class Client:
         self._news = trio.Event()
 
     def _gone(self, run: Run, datagram: bytes, now: float) -> None:
-        self._count(run, now)
         group = run.group
         origin = self._fetcher.origin_of(group)
         share = self._shares.get(origin) if origin is not None else None
         try:
             if origin is None or share is None:
                 raise BadDatagram("gone: of no share")
-            if share.announcement.keys is not None:
-                datagram = open_control_untrusted(datagram, share.announcement.keys, group)
+            keys = share.announcement.keys
+            if keys is not None:
+                datagram = open_control_untrusted(datagram, keys, group)
             kind, body = wire.control_untrusted(datagram)
             if kind != wire.GONE or not self._shares.is_publisher(origin, claimed_publisher_untrusted(body)):
                 raise BadDatagram("gone: not by the publisher")
-            known = run.source in self._door.rules.servers
-            if not (self._control_budget if known else self._gone_budget).take(now):
+            theirs = self._fetcher.sources.is_server(origin, run.source)
+            if not self._budgets.take(Kind.IN_USE if theirs else Kind.GONE, sealed=keys is not None, now=now):
                 return
             _, named, time_ms = decode_gone_untrusted(body)
         except BadDatagram:
@@ -710,7 +717,10 @@ class Client:
     def _is_down(self, origin: bytes) -> bool:
         if self._shares.get(origin) is None:  # it was taken away
             return True
-        return self._shares.is_down(origin, self._fetcher.last_heard(origin), now=self._clock())
+        now = self._clock()
+        if not self._shares.is_down(origin, self._fetcher.last_heard(origin), now=now):
+            return False
+        return all(self._door.hears(server, now=now) for server in self._fetcher.sources.servers([origin]))
 
     def _tell_pace(self, name: bytes) -> None:
         """Say in which pace class data come from the server of a share, and why, when that has changed."""
@@ -822,22 +832,3 @@ def _cut(data: list[memoryview], base: int, start: int, length: int) -> bytes | 
         return data[0][at : at + length]
     last = at + length - sum(map(len, data[:-1]))
     return b"".join((data[0][at:], *data[1:-1], data[-1][:last]))
-
-
-class _Budget:
-    """At most so many a second."""
-
-    def __init__(self, per_second: float) -> None:
-        self._per_second = per_second
-        self._tokens = per_second
-        self._updated = float("-inf")
-
-    def take(self, now: float) -> bool:
-        if now - self._updated > 0.05:
-            elapsed = min(1.0, now - self._updated)
-            self._tokens = min(self._per_second, self._tokens + elapsed * self._per_second)
-            self._updated = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True

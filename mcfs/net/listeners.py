@@ -194,6 +194,9 @@ class DeafReader:
     def send(self, outgoing: Outgoing, source: Host) -> bool:
         return False
 
+    def sample(self, part: float) -> None:
+        """There is nothing to draw from."""
+
     def rejoin(self) -> None: ...
 
 

@@ -16,6 +16,10 @@ LOOK: Final = 0.1
 """Seconds between two decisions."""
 MOST: Final = 0.5
 """Of the time. 5,000 reports a second of 50 records each take 0.2 to 0.6."""
+MARGIN: Final = 0.8
+"""Of MOST that twice as many messages may be reckoned to take before they are handed up again: load is not even."""
+PEAKS: Final = 2
+"""Looks in a row that must find too much: what all hosts say at once, after a query, is over by then."""
 LEAST_PART: Final = 2.0**-10
 
 
@@ -26,6 +30,7 @@ class ReportLoad:
         self.part = 1.0
         self._sample = sample
         self._spent = 0.0
+        self._peaks = 0
         self._since = float("-inf")
 
     @property
@@ -41,9 +46,10 @@ class ReportLoad:
             return
         share, self._spent, self._since = self._spent / elapsed, 0.0, now
         part = self.part
-        if share > MOST:
+        self._peaks = self._peaks + 1 if share > MOST else 0
+        if self._peaks >= PEAKS:
             part = max(LEAST_PART, part / 2)
-        elif share < MOST / 4:
+        elif 2 * share < MARGIN * MOST:
             part = min(1.0, part * 2)
         if part != self.part:
             self.part = part

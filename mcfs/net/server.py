@@ -130,6 +130,7 @@ class Server:
         try:
             async with trio.open_nursery() as nursery:
                 while self._opened:
+                    self._opened[0].link.restart(now=self._clock())  # it may have been opened hours ago
                     await nursery.start(self._run_port, self._opened.pop(0))
                 nursery.start_soon(self._follow_interfaces, nursery)
                 nursery.start_soon(self._send_loop)

@@ -157,6 +157,13 @@ def genuine_untrusted(datagrams: Symbols, key: bytes) -> npt.NDArray[np.bool_]:
     return genuine
 
 
+def no_symbols(datagrams: Symbols) -> int:
+    """How many of these datagrams, uint8[n, size] or [m, n, size], do not say that they are symbols."""
+    size = datagrams.shape[-1]
+    count = datagrams.size // max(1, size)
+    return count - int(np.count_nonzero(datagrams[..., 1] == SYMBOL)) if size > 1 else count
+
+
 def control(kind: int, body: bytes, hold_ms: int = 0) -> bytes:
     """A control datagram without a seal; `hold_ms` is a beacon's: how long the server holds new channels."""
     return CONTROL_HEADER.pack(VERSION, kind, hold_ms) + body

@@ -57,7 +57,7 @@ class Cache:
 
 
 class Symbols:
-    """What a reader has of a node, for its fetcher (`fetcher.Collected`)."""
+    """What a reader has of a node, for its fetcher (`gathered.Collected`)."""
 
     __slots__ = ("_data", "_reception", "_row", "t")
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mcfs.fetch.fetcher import Fetcher, Limits
-from mcfs.fetch.nodes import MAX_ORIGINS, Failed, NodeTree, Ready
+from mcfs.fetch.fetcher import Failed, Fetcher, Limits
+from mcfs.fetch.nodes import MAX_ORIGINS, NodeTree, Ready
 from mcfs.protocol import addressing, merkle, wire
 from mcfs.protocol.errors import Gone, ShareDown, TimedOut
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Group, Host, Node

@@ -213,14 +213,14 @@ def test_a_whole_forged_node_costs_one_pass() -> None:
     assert reader.data == CONTENT
 
 
-def test_who_sends_more_than_the_server_wins_until_he_stops() -> None:
+def test_who_is_ahead_of_the_server_wins_until_he_stops() -> None:
     reader = Reader()
     while reader.error is None and reader.now < 400:
         reader.step(TICK)
         reader.hear(SERVER, WRONG)
         for row in range(K):
-            reader.hear(SERVER, RIGHT[row : row + 1])
             reader.hear(SERVER, WRONG[row : row + 1])
+            reader.hear(SERVER, RIGHT[row : row + 1])
     assert reader.data is None
     assert isinstance(reader.error, BadNode), "an error, and soon enough"
     assert reader.now < 40
@@ -253,6 +253,25 @@ def test_addresses_of_a_share_are_bounded_and_the_newest_stay() -> None:
     assert len(sources.servers()) == MAX_SERVERS
     assert sources.is_server(SHARE, SERVER)
     assert not sources.is_server(b"other", SERVER)
+
+
+def test_an_address_that_is_heard_stays() -> None:
+    """It is that of a port which announces the share where we do not listen."""
+    sources = Sources()
+    sources.announced(SHARE, [SERVER])
+    for number in range(100):
+        sources.announced(SHARE, [liar(number)])
+        assert sources.takes(SHARE, SERVER, now=float(number))
+    assert sources.is_server(SHARE, SERVER)
+    assert not sources.is_server(SHARE, liar(0))
+
+
+def test_all_addresses_of_a_server_with_many_ports_count() -> None:
+    sources = Sources()
+    ports = [[liar(2 * port), liar(2 * port + 1)] for port in range(8)]
+    for addresses in ports:
+        sources.announced(SHARE, addresses)
+    assert not any(sources.announced(SHARE, addresses) for addresses in ports), "none is new"
 
 
 def test_nothing_but_servers_while_all_are_active() -> None:
@@ -327,7 +346,7 @@ def test_strands_are_bounded() -> None:
 def test_repair_symbols_are_not_taken() -> None:
     strands = Strands(NODE.size, T)
     assert add(strands, wire.frame(NODE.size, np.array([K, K + 5], dtype=np.uint32), rows(CONTENT)[:2])) is None
-    assert strands.missing == K * T
+    assert strands.most == 0
 
 
 def test_assembled_events_name_the_server() -> None:

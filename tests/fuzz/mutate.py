@@ -5,8 +5,11 @@ All is drawn from a `random.Random` that is passed in, so an input can be made a
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
+from tests.fuzz.framing import Frame, frames, joined
 from tests.fuzz.messagepack import Element, elements, with_length
 from tests.protocol.hostile import BOMBS
 
@@ -26,8 +29,44 @@ _BOMBS: Final = (*BOMBS.values(), b"\x90", b"\x80", b"\xc0", b"\xc4\x00", b"\xc3
 _DEEP: Final = 2000
 
 
+_BLANKS: Final = (
+    b"",
+    b" ",
+    b"\t",
+    b"\n",
+    b"\r\n",
+    b"\n\n",
+    b"\x0b",
+    b"\x1c",
+    b"\0",
+    *map(str.encode, "\x85\xa0\u2028"),
+)
+"""Also such as end a line for `str.splitlines` alone, or a word for `str.split` alone."""
+_WORDS: Final = (
+    b"",
+    b"#",
+    b"\\",
+    b"\\043",
+    b"\\400",
+    b"\\n",
+    b"\\ ",
+    b"..",
+    b"/",
+    b"-",
+    b"\xff",
+    "\u0660".encode(),
+    b"9" * 5000,
+)
+
+
 class Mutator(Protocol):
     def __call__(self, rng: Random) -> bytes: ...
+
+
+class Change(Protocol):
+    """`others` are valid inputs."""
+
+    def __call__(self, data: bytes, rng: Random, others: Sequence[bytes], /) -> bytes: ...
 
 
 def plain(seeds: Sequence[bytes]) -> Mutator:
@@ -36,7 +75,7 @@ def plain(seeds: Sequence[bytes]) -> Mutator:
     def mutate(rng: Random) -> bytes:
         data = rng.choice(seeds)
         for _ in range(rng.randrange(MAX_CHANGES)):
-            data = rng.choice(_CHANGES)(data, rng, seeds)
+            data = byte_change(data, rng, seeds)
         return data[:MAX_SIZE]
 
     return mutate
@@ -44,23 +83,109 @@ def plain(seeds: Sequence[bytes]) -> Mutator:
 
 def messagepack(seeds: Sequence[bytes]) -> Mutator:
     """Of MessagePack, also inside of byte strings; what stands around a change is made to fit, most of the time."""
-    parsed = [(seed, elements(seed)) for seed in seeds]
-    parts = sorted({seed[e.start : e.end] for seed, found in parsed for e in found if e.end - e.start < 512})
+    change = element_change(seeds)
 
     def mutate(rng: Random) -> bytes:
-        data, found = rng.choice(parsed)
-        for number in range(rng.choice(_CHANGES_MADE)):
-            if number:
-                found = elements(data)
-            if rng.random() < 0.2 or not found:
-                data = rng.choice(_CHANGES)(data, rng, seeds)
-                continue
-            element = rng.choice(found)
-            put = rng.choice(_ELEMENT_CHANGES)(data[element.start : element.end], element, rng, parts)
-            data = replaced(data, element, put)
+        data = rng.choice(seeds)
+        for _ in range(rng.choice(_CHANGES_MADE)):
+            data = change(data, rng, seeds)
         return data[:MAX_SIZE]
 
     return mutate
+
+
+def element_change(seeds: Sequence[bytes]) -> Change:
+    """One change of MessagePack; now and then one of its bytes."""
+    known = {seed: elements(seed) for seed in seeds}
+    parts = sorted({seed[e.start : e.end] for seed, found in known.items() for e in found if e.end - e.start < 512})
+
+    def change(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
+        found = known.get(data)
+        if found is None:
+            found = elements(data)
+        if rng.random() < 0.2 or not found:
+            return byte_change(data, rng, others)
+        element = rng.choice(found)
+        put = rng.choice(_ELEMENT_CHANGES)(data[element.start : element.end], element, rng, parts)
+        return replaced(data, element, put)
+
+    return change
+
+
+def byte_change(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
+    return rng.choice(_CHANGES)(data, rng, others)
+
+
+def framed(seeds: Sequence[bytes]) -> Mutator:
+    """Of several things one behind the other (framing.py), which are changed byte by byte."""
+    return _framed(seeds, byte_change)
+
+
+def framed_messagepack(seeds: Sequence[bytes]) -> Mutator:
+    """The same of things that are MessagePack."""
+    return _framed(seeds, element_change(sorted({content for seed in seeds for _, content in frames(seed)})))
+
+
+def _framed(seeds: Sequence[bytes], change: Change) -> Mutator:
+    parsed = [frames(seed) for seed in seeds]
+    contents = sorted({content for found in parsed for _, content in found})
+
+    def mutate(rng: Random) -> bytes:
+        found = list(rng.choice(parsed))
+        for _ in range(rng.randrange(MAX_CHANGES)):
+            if not found or rng.random() < 0.4:
+                _shuffle(found, rng, parsed)
+                continue
+            at = rng.randrange(len(found))
+            mark, content = found[at]
+            if rng.random() < 0.2:
+                found[at] = (rng.randrange(256), content)
+            else:
+                found[at] = (mark, change(content, rng, contents)[: MAX_SIZE - 1])
+        return joined(found)[:MAX_SIZE]
+
+    return mutate
+
+
+def _shuffle(found: list[Frame], rng: Random, parsed: Sequence[Sequence[Frame]]) -> None:
+    """One comes too early, again, not at all, or is another one."""
+    what, at = rng.randrange(4), rng.randrange(len(found) + 1)
+    if what == 0 or not found:
+        found.insert(at, rng.choice(rng.choice(parsed)))
+    elif what == 1:
+        found.insert(at, found[rng.randrange(len(found))])
+    elif what == 2:
+        del found[rng.randrange(len(found))]
+    else:
+        found.insert(at % len(found), found.pop(rng.randrange(len(found))))
+
+
+def lines(seeds: Sequence[bytes]) -> Mutator:
+    """Of text: lines of words."""
+    words = sorted({word for seed in seeds for word in seed.split()} | set(_WORDS))
+
+    def mutate(rng: Random) -> bytes:
+        data = rng.choice(seeds)
+        for _ in range(rng.randrange(MAX_CHANGES)):
+            data = byte_change(data, rng, seeds) if rng.random() < 0.4 else _other_word(data, rng, words)
+        return data[:MAX_SIZE]
+
+    return mutate
+
+
+def _other_word(data: bytes, rng: Random, words: Sequence[bytes]) -> bytes:
+    """A word, or what is between two, becomes something else."""
+    pieces = _pieces(data)
+    if not pieces:
+        return rng.choice(words)
+    at = rng.randrange(len(pieces))
+    put = rng.choice(words) if pieces[at].strip() else rng.choice(_BLANKS)
+    return b"".join((*pieces[:at], put * rng.choice((1, 1, 1, 2, 30)), *pieces[at + 1 :]))
+
+
+@lru_cache(maxsize=64)
+def _pieces(data: bytes) -> list[bytes]:
+    return re.findall(rb"\s+|\S+", data)
 
 
 def replaced(data: bytes, element: Element, put: bytes) -> bytes:

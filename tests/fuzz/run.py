@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.fuzz.mutate import Mutator
-    from tests.fuzz.targets import Target
+    from tests.fuzz.target import Target
 
 BATCH: Final = 500
 LONGEST: Final = 0.05
@@ -46,6 +46,8 @@ class Outcome:
     longest: float = 0.0
     peak: int = 0
     """Bytes of memory that the process had at most up to now."""
+    process: int = 0
+    """Which one that was."""
     failures: list[Failure] = field(default_factory=list)
 
 
@@ -66,7 +68,7 @@ def run_batch(
         if what and len(outcome.failures) < MAX_FAILURES:
             outcome.failures.append(Failure(target.name, what, data))
     outcome.seconds = time.perf_counter() - start
-    outcome.peak = peak_memory()
+    outcome.peak, outcome.process = peak_memory(), os.getpid()
     return outcome
 
 
@@ -101,4 +103,6 @@ def limit_memory() -> None:
 
 
 def peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes that this process had at most. Not `ru_maxrss`, which begins with what the parent had: it survives exec."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ from mcfs.protocol import fec, merkle, mld, wire
 from mcfs.protocol.announce import Announcement, encode_announcement, encode_gone
 from mcfs.protocol.beacon import encode_beacon
 from mcfs.protocol.catalog import (
+    MAX_LISTING_SIZE,
     Attributes,
     DirectoryEntry,
     Entry,
@@ -26,6 +27,11 @@ from mcfs.protocol.catalog import (
 )
 from mcfs.protocol.ids import MAX_OBJECT_SIZE, MIN_BLOCK_SIZE, Digest, Group, Host, ObjectRef
 from mcfs.protocol.mld import Advertisement, Envelope, OldMessage, Query, Record, RecordType, Solicitation, Termination
+from mcfs.protocol.probe import PROBE_SIZE, probe_content
+from tests.fuzz.framing import joined
+
+if TYPE_CHECKING:
+    from mcfs.protocol.fec import Symbols
 
 KEY: Final = SigningKey(bytes(range(32)))
 HOST: Final = Host(bytes.fromhex("fe80000000000000000000000000 0001"))
@@ -91,6 +97,15 @@ def symbol_batches() -> list[bytes]:
     ]
 
 
+def batch(data: bytes) -> Symbols:
+    """uint8[n, size] or [m, n, size]; n and m are the first two bytes."""
+    n, m, rest = max(1, data[0] if data else 1), max(1, data[1] if len(data) > 1 else 1), data[2:]
+    size = max(1, len(rest) // (n * m))
+    count = len(rest) // size
+    shape = (m, count // m, size) if m > 1 and count % m == 0 else (count, size)
+    return np.frombuffer(rest[: count * size], dtype=np.uint8).reshape(shape)
+
+
 def transfers() -> list[bytes]:
     """As `targets.collect` takes them: symbols of a node in several orders, each behind the number of its source."""
     whole = datagrams()
@@ -100,8 +115,20 @@ def transfers() -> list[bytes]:
     return [_transfer(sequence) for sequence in (whole, lossy, mixed, whole[::-1], small)]
 
 
+def probes() -> list[bytes]:
+    """As `targets.probed` takes them: a piece of a pass, one that goes over the end, and one with other symbols."""
+    t = 1424
+    k = fec.source_symbols(PROBE_SIZE, t)
+    source = np.frombuffer(probe_content().ljust(k * t, b"\0"), dtype=np.uint8).reshape(k, t)
+    esis = [np.arange(10), np.arange(k - 5, k + 5) % k, np.array([7, 8, 3, 4, 5, 6, 7])]
+    return [
+        _transfer([row.tobytes() for row in wire.frame(PROBE_SIZE, numbers.astype(np.uint32), source[numbers])])
+        for numbers in esis
+    ]
+
+
 def _transfer(sequence: list[bytes]) -> bytes:
-    return b"".join(bytes((n % 2,)) + len(d).to_bytes(2, "big") + d for n, d in enumerate(sequence))
+    return joined((n % 2, datagram) for n, datagram in enumerate(sequence))
 
 
 # --- listings and what is signed -------------------------------------------------------------------------------------
@@ -121,6 +148,34 @@ def listings() -> list[bytes]:
     return [encode_listing(sorted(some, key=lambda e: e.name), _OWNERS) for some in groups] + [
         encode_listing([], Owners({}, {}), [SMALL, LARGE])
     ]
+
+
+_PARTS: Final = [
+    encode_listing([LinkEntry(b"%c%d" % (first, n), _ATTRIBUTES, b"t") for n in range(5)], Owners()) for first in b"abc"
+]
+
+
+def directories() -> list[bytes]:
+    """As `targets.directory` takes them: listings with parts, with these behind them, and such without."""
+    refs = [ObjectRef(len(part), 1 << 20, Digest(bytes((n,)) * 32)) for n, part in enumerate(_PARTS)]
+    whole = [[encode_listing([], Owners(), refs), *_PARTS], [encode_listing([], Owners(), _large(3)), *_PARTS]]
+    return [joined((0, listing) for listing in some) for some in (*whole, *([each] for each in listings()[:-1]))]
+
+
+def wrong_directories() -> list[bytes]:
+    """With parts that are too long together, in the wrong order, missing, or have parts themselves."""
+    with_parts = encode_listing([], Owners(), _large(3))
+    wrong = [
+        [encode_listing([], Owners(), _large(70)), *_PARTS],
+        [with_parts, *_PARTS[::-1]],
+        [with_parts, *_PARTS[:2]],
+        [with_parts, with_parts, *_PARTS],
+    ]
+    return [joined((0, listing) for listing in some) for some in wrong]
+
+
+def _large(count: int) -> list[ObjectRef]:
+    return [ObjectRef(MAX_LISTING_SIZE, 1 << 20, Digest(bytes((n,)) * 32)) for n in range(count)]
 
 
 def announcements() -> list[bytes]:
@@ -231,6 +286,11 @@ def cached_objects() -> list[bytes]:
         ref = ref if size == 1 else ObjectRef(size, MIN_BLOCK_SIZE, Digest(bytes(32)))
         found.append(cachefile._header(ref) + b"\x05" * cachefile.layout_of(ref.geometry).map_bytes)
     return found
+
+
+def packs() -> list[bytes]:
+    """Members of packs as the server's database has them."""
+    return [msgspec.msgpack.encode([(b"file%d" % n, n << 10) for n in range(count)]) for count in (0, 1, 30)]
 
 
 def link_changes() -> list[bytes]:

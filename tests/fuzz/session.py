@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import mmap
 import multiprocessing
 import multiprocessing.connection
@@ -84,14 +85,23 @@ class Worker:
         return code
 
 
+class _Log(logging.Handler):
+    """Says nothing, but fails where a line cannot be put together."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        record.getMessage()
+
+
 def work(connection: Connection, path: str) -> None:
     """What a worker does, until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(handlers=[_Log()], force=True)
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), _ROOM) as shown:
 
         def note(data: bytes) -> None:
             shown[: 8 + len(data)] = len(data).to_bytes(8, "little") + data
 
+        tempfile.tempdir = str(Path(path).parent)  # removed by the parent, however this process ends
         made = {name: target.make() for name, target in BY_NAME.items()}
         limit_memory()
         with suppress(EOFError, ConnectionError):
@@ -109,6 +119,8 @@ class Session:
     """Where inputs are kept that failed."""
     sums: dict[str, Outcome] = field(default_factory=dict)
     kept: dict[Path, Failure] = field(default_factory=dict)
+    peaks: dict[int, int] = field(default_factory=dict)
+    """Bytes of memory that each process had at most."""
 
     def run(self, names: Sequence[str], inputs: int, *, seed: int, jobs: int) -> None:
         """About `inputs` in all, the same number for each target."""
@@ -155,7 +167,8 @@ class Session:
         total.accepted += outcome.accepted
         total.seconds += outcome.seconds
         total.longest = max(total.longest, outcome.longest)
-        total.peak = max(total.peak, outcome.peak)
+        if outcome.process:
+            self.peaks[outcome.process] = max(outcome.peak, self.peaks.get(outcome.process, 0))
         for failure in outcome.failures:
             self._keep(failure)
 

@@ -1,63 +1,42 @@
 """What is fuzzed: one line for each function that is fed from the network, from a disk or by the kernel.
 
-A target takes bytes and hands them to its function in the form that it wants. It may raise nothing but what its
-function documents; what it returns is looked at where something can be said of it.
+What has to do with publishers is in publishers.py, with share keys in keyed.py, and text in texts.py.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+import msgspec
 import numpy as np
 from blake3 import blake3
 
 from mcfs.fetch import cachefile
 from mcfs.fetch.cachedisk import Disk
 from mcfs.fetch.fetcher import Assembled, Fetcher, Limits
+from mcfs.fetch.listings import Listings, _Parts, check_listing_untrusted, check_parts_untrusted
+from mcfs.fetch.probe import Tally
 from mcfs.net import linkwatch
 from mcfs.net.offer import Offer
 from mcfs.net.settings import ServerSettings
 from mcfs.protocol import announce, beacon, catalog, ids, mld, wire
-from mcfs.protocol.errors import BadDatagram, BadObject
+from mcfs.protocol.errors import BadObject
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Host, Node, ObjectId, ObjectRef
+from mcfs.serve import pack
 from mcfs.serve.link import Link
-from tests.fuzz import mutate, seeds
+from tests.fuzz import client, keyed, mutate, publishers, seeds, texts
+from tests.fuzz.framing import frames
+from tests.fuzz.target import Run, Target
 from tests.serve.interface import Interface
 
 if TYPE_CHECKING:
-    from mcfs.protocol.fec import Symbols
-    from tests.fuzz.mutate import Mutator
+    from collections.abc import Callable
 
-Run = Callable[[bytes], object]
-
-
-@dataclass(frozen=True)
-class Target:
-    function: Callable[..., Any]
-    run: Run
-    seeds: Callable[[], Sequence[bytes]]
-    raises: tuple[type[Exception], ...] = (BadDatagram,)
-    mutator: Callable[[Sequence[bytes]], Mutator] = mutate.plain
-    helpers: tuple[Callable[..., Any], ...] = ()
-    """Functions of the same kind that are called by this one alone."""
-    alias: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.alias or name_of(self.function)
-
-    def make(self) -> Mutator:
-        return self.mutator(self.seeds())
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{function.__qualname__}"
-
+    from mcfs.protocol.catalog import Entry, Listing
 
 # --- from bytes to arguments -----------------------------------------------------------------------------------------
 
@@ -110,20 +89,11 @@ def envelope_of(context: bytes) -> Run:
 
 
 def symbols(data: bytes) -> object:
-    run = wire.symbol_run_untrusted(batch(data), seeds.NODE_SIZE)
+    run = wire.symbol_run_untrusted(seeds.batch(data), seeds.NODE_SIZE)
     assert run.symbols.shape[-1] % 8 == 0
     assert len(run.esis) == len(run.rows)
     assert not run.contiguous or (np.diff(run.esis.astype(np.int64)) == 1).all()
     return run
-
-
-def batch(data: bytes) -> Symbols:
-    """uint8[n, size] or [m, n, size]; n and m are the first two bytes."""
-    n, m, rest = max(1, data[0] if data else 1), max(1, data[1] if len(data) > 1 else 1), data[2:]
-    size = max(1, len(rest) // (n * m))
-    count = len(rest) // size
-    shape = (m, count // m, size) if m > 1 and count % m == 0 else (count, size)
-    return np.frombuffer(rest[: count * size], dtype=np.uint8).reshape(shape)
 
 
 def collect(data: bytes) -> object:
@@ -134,13 +104,11 @@ def collect(data: bytes) -> object:
         fetcher.sources.announced(b"share", [Host(bytes(16))])
     fetcher.want(node, group, b"share", urgent=True, now=0.0)
     fetcher.changes(now=0.0)
-    at, now, wrong = 0, 0.0, 0
-    while at + 3 <= len(data):
-        size = int.from_bytes(data[at + 1 : at + 3], "big")
-        row = np.frombuffer(data[at + 3 : at + 3 + size], dtype=np.uint8)
-        at, now = at + 3 + size, now + 0.001
+    now, wrong = 0.0, 0
+    for mark, datagram in frames(data):
+        row, now = np.frombuffer(datagram, dtype=np.uint8), now + 0.001
         if row.size:
-            fetcher.receive(group, Host(bytes(15) + data[at - 3 - size : at - 2 - size]), row.reshape(1, -1), now=now)
+            fetcher.receive(group, Host(bytes(15) + bytes((mark,))), row.reshape(1, -1), now=now)
         for event in fetcher.events():
             assert isinstance(event, Assembled)
             assert len(event.data) == node.size
@@ -149,6 +117,39 @@ def collect(data: bytes) -> object:
         fetcher.changes(now=now)
         fetcher.handle_timeout(now=now)
     return wrong
+
+
+def probed(data: bytes) -> object:
+    """What came of the probe object: no more is right than was sent, and no more is wrong than came."""
+    tally, came, now = Tally(joined_at=0.0), 0, 0.0
+    for mark, datagram in frames(data):
+        row, now = np.frombuffer(datagram, dtype=np.uint8), now + 0.001
+        if row.size:
+            tally.receive(Host(bytes(15) + bytes((mark,))), row.reshape(1, -1), now=now)
+            came += 1
+    tally.done()
+    readings = [*tally.readings(), *tally.readings(so_far=True)]
+    assert all(0 <= r.received <= r.symbols and r.wrong <= came and r.rate >= 0 for r in readings)
+    return readings
+
+
+def directory(data: bytes) -> tuple[Entry, ...]:
+    """A listing, and the parts that it asks for, in this order, until there are no more."""
+    listings = iter([content for _, content in frames(data)])
+
+    async def read(_: ObjectRef) -> Listing:
+        return catalog.decode_listing_untrusted(next(listings, b""))
+
+    fetching = Listings().fetch(seeds.SMALL, read, check_listing_untrusted)
+    try:
+        fetching.send(None)
+    except StopIteration as result:
+        entries: tuple[Entry, ...] = result.value
+    else:
+        raise AssertionError("nothing here waits")
+    assert all(one.name < other.name for one, other in pairwise(entries))
+    assert catalog.count_entries(entries) <= catalog.MAX_ENTRIES
+    return entries
 
 
 def other_server(data: bytes) -> None:
@@ -269,11 +270,26 @@ ALL: Final = (
         lambda: seeds.messages(seeds.announcements()),
         mutator=_MESSAGEPACK,
     ),
+    Target(
+        Listings.fetch,
+        directory,
+        seeds.directories,
+        (BadObject,),
+        mutate.framed_messagepack,
+        (check_listing_untrusted, check_parts_untrusted, _Parts.add_untrusted),
+        wrong=seeds.wrong_directories,
+    ),
+    *client.TARGETS,
+    *keyed.TARGETS,
+    *publishers.TARGETS,
+    *texts.TARGETS,
     # What is not named so, but takes what comes from elsewhere as well.
     Target(Offer.other_server_untrusted, other_server, seeds.offers, alias="datagram in a senders' channel"),
-    Target(Fetcher.receive, collect, seeds.transfers, ()),
+    Target(Fetcher.receive, collect, seeds.transfers, (), mutate.framed),
+    Target(Tally.receive, probed, seeds.probes, (), mutate.framed),
     Target(Link.receive, heard, seeds.mld_messages, ()),
     Target(cachefile.open_file, cached_object, seeds.cached_objects, (cachefile.BadCacheFile, OSError)),
+    Target(pack.decode_members, pack.decode_members, seeds.packs, (msgspec.DecodeError,), _MESSAGEPACK),
     Target(linkwatch.parse_changes, linkwatch.parse_changes, seeds.link_changes, ()),
 )
 BY_NAME: Final = {target.name: target for target in ALL}

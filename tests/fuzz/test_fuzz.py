@@ -15,13 +15,15 @@ import pytest
 
 import mcfs
 from mcfs.protocol.errors import BadDatagram
-from tests.fuzz import mutate
-from tests.fuzz.__main__ import repeat
+from tests.fuzz import client, keyed, mutate, publishers, seeds, targets
+from tests.fuzz.__main__ import MOST_MEMORY, repeat, report
+from tests.fuzz.framing import frames, joined
 from tests.fuzz.messagepack import elements
-from tests.fuzz.run import BATCH, LONGEST, attempt, run_batch
+from tests.fuzz.run import BATCH, LONGEST, Outcome, attempt, peak_memory, run_batch
 from tests.fuzz.seeds import announcements, listings
 from tests.fuzz.session import Session, Task, Worker, target_of
-from tests.fuzz.targets import ALL, BY_NAME, Target, name_of
+from tests.fuzz.target import Target, name_of
+from tests.fuzz.targets import ALL, BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,11 +63,14 @@ def calls(target: Target, names: set[str]) -> set[str]:
         if event == "call":
             seen.add(frame.f_code.co_qualname)
 
-    sys.setprofile(profile)
-    try:
-        run_batch(target, target.make(), seed=2, number=0)
-    finally:
-        sys.setprofile(None)
+    inputs: list[bytes] = []
+    run_batch(target, target.make(), seed=2, number=0, note=inputs.append)
+    for data in inputs:
+        sys.setprofile(profile)  # anew: a recursion that is too deep ends it without a word
+        try:
+            attempt(target, data)
+        finally:
+            sys.setprofile(None)
     return seen & names
 
 
@@ -76,9 +81,12 @@ def test_each_target_reaches_what_it_is_for(target: Target) -> None:
 
 
 @pytest.mark.parametrize("target", ALL, ids=lambda target: target.name)
-def test_seeds_are_accepted(target: Target) -> None:
+def test_seeds_are_accepted_and_wrong_ones_refused(target: Target) -> None:
     for seed in target.seeds():
         target.run(seed)
+    for seed in target.wrong():
+        with pytest.raises(target.raises):
+            target.run(seed)
 
 
 @pytest.mark.parametrize("target", ALL, ids=lambda target: target.name)
@@ -88,6 +96,14 @@ def test_some_inputs_are_accepted_and_some_are_refused(target: Target) -> None:
     assert outcome.accepted > 0
     assert outcome.accepted < BATCH or not target.raises
     assert outcome.failures == []
+
+
+def test_valid_inputs_get_to_the_end() -> None:
+    """A share is believed, and a node assembled, where the seeds say so."""
+    assert [client.heard(data) for data in client.conversations()] == [2, 1, 1, 2]
+    assert all(keyed.collect(data) for data in keyed.transfers())
+    assert all(publishers.believed(data) for data in publishers.said())
+    assert len(targets.directory(seeds.directories()[0])) == 15
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.iterdir()), ids=lambda path: path.name)
@@ -154,6 +170,40 @@ def test_a_kept_input_can_be_tried_again(tmp_path: Path, capsys: pytest.CaptureF
         path.write_bytes(target.seeds()[0])
         assert repeat(path) == 0
         assert capsys.readouterr().out.startswith(f"{target.name}: accepted")
+
+
+def test_a_process_with_too_much_memory_is_a_failure(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    session = Session(tmp_path / "kept")
+    for process, peak in ((1, 90), (2, 150), (2, 199)):
+        session._add(Outcome("target", inputs=500, peak=peak * 1_000_000, process=process))
+    own, least = peak_memory(), 10_000_000
+    assert least < own
+    assert report(session) == (0 if own < MOST_MEMORY else 1)
+    assert "90 MB, 199 MB" in capsys.readouterr().out
+    session._add(Outcome("target", inputs=500, peak=MOST_MEMORY + 1, process=1))
+    assert report(session) == 1
+
+
+def test_the_memory_of_the_parent_does_not_count() -> None:
+    code = f"""
+import subprocess, sys
+held = b"x" * {2 * MOST_MEMORY}
+argv = [sys.executable, "-c", "from tests.fuzz.run import peak_memory; print(peak_memory())"]
+sys.exit(subprocess.run(argv).returncode)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < MOST_MEMORY
+
+
+def test_frames_are_found() -> None:
+    for data in (*keyed.transfers(), *publishers.said(), *seeds.directories()):
+        assert joined(frames(data)) == data
+        assert joined(frames(data[:-1])) == joined(
+            [*frames(data)[:-1], (frames(data)[-1][0], frames(data)[-1][1][:-1])]
+        )
+    assert frames(b"\x07\x00") == []
 
 
 def test_elements_are_found_inside_of_byte_strings() -> None:

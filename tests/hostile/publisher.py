@@ -9,6 +9,7 @@ import msgspec
 from nacl.signing import SigningKey
 
 from mcfs.protocol import announce, merkle, wire
+from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Node, ObjectRef
 from tests.fakelink import SERVER, MemoryStore
 
@@ -65,6 +66,8 @@ class HostileStore(MemoryStore):
         self.lies: dict[Node, bytes] = {}
         self.loaded: list[Node] = []
         self.refs: list[ObjectRef] = []
+        self.publishers: dict[bytes, Publisher] = {}
+        """By their keys."""
 
     def add(self, data: bytes, block_size: int = BLOCK) -> ObjectRef:
         ref = super().add(data, block_size)
@@ -83,12 +86,14 @@ class Publisher:
         self.store = store
         self.key = SigningKey(seed.to_bytes(32, "big"))
         self._versions = itertools.count(1)
+        self._times = itertools.count(1_700_000_000_000)
+        store.publishers[bytes(self.key.verify_key)] = self
 
     def announcement(self, *top: Raw, objects: Sequence[object] = (), **more: object) -> bytes:
         """A datagram, signed. The top entry's name is that of the share."""
         signed = [
             more.get("version", next(self._versions)),
-            more.get("time_ms", 1_700_000_000_000),
+            more.get("time_ms", next(self._times)),
             more.get("top", listing(*top, objects=objects)),
             more.get("total_bytes", 0),
             more.get("total_files", 0),
@@ -96,17 +101,35 @@ class Publisher:
             more.get("addresses", [SERVER]),
             more.get("period", 0),
         ]
-        message = msgspec.msgpack.encode(signed)
+        return self._sign(msgspec.msgpack.encode(signed))
+
+    def _sign(self, message: bytes) -> bytes:
         context = announce._ANNOUNCEMENT_CONTEXT
         body = [bytes(self.key.verify_key), self.key.sign(context + message).signature, message]
         return wire.control(wire.ANNOUNCEMENT, msgspec.msgpack.encode(body))
+
+    def again(self, message: bytes) -> bytes:
+        """What was signed, signed later: else it would be taken for a recording."""
+        signed = msgspec.msgpack.decode(message)
+        if isinstance(signed[1], int) and 0 <= signed[1] < BIG:
+            signed[1] = next(self._times)
+        return self._sign(msgspec.msgpack.encode(signed))
 
     def share(self, name: bytes, root: bytes, **more: object) -> bytes:
         """The announcement of a share whose root is this listing."""
         return self.announcement(directory(name, 0), objects=[self.store.add(root)], **more)
 
     def gone(self, group: Group) -> bytes:
-        return wire.control(wire.GONE, announce.encode_gone(group, 0, self.key))
+        return wire.control(wire.GONE, announce.encode_gone(group, next(self._times), self.key))
+
+
+def again(store: HostileStore, datagram: bytes) -> bytes:
+    """An announcement as its publisher repeats it; one that is forged stays as it is."""
+    try:
+        key, message = announce._open_untrusted(announce._ANNOUNCEMENT_CONTEXT, wire.control_untrusted(datagram)[1])
+    except BadDatagram:
+        return datagram
+    return store.publishers[key].again(message)
 
 
 def honest(publisher: Publisher, content: bytes, name: bytes = b"good") -> bytes:

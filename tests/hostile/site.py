@@ -14,13 +14,14 @@ import numpy as np
 import trio
 import trio.testing
 
+from mcfs.fetch.shares import SETTLE
 from mcfs.net.client import Client, ClientSettings
 from mcfs.net.interfaces import Interface, Kind
 from mcfs.net.receive import Joined, Receiver, Run
 from mcfs.protocol import addressing, mld
 from tests.fakelink import SCOPE, SERVER, FakeClient, FakeNetwork, Hostility, host
 from tests.fuse.kernel_fake import FakeKernel
-from tests.hostile.publisher import HostileStore, Publisher, honest
+from tests.hostile.publisher import HostileStore, Publisher, again, honest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -78,6 +79,9 @@ class LinkReceiver:
     _records: dict[Group, mld.RecordType] = field(default_factory=dict)
 
     # --- what the client calls ---
+
+    def attach(self, program: object) -> None:
+        """All comes up."""
 
     def kernel_drops(self) -> int:
         return 0
@@ -151,11 +155,19 @@ class Site:
         while True:
             await trio.sleep(1.0)
             for datagram in self.announced.values():
-                self._send_announcement(datagram)
+                self._send_announcement(again(self.store, datagram))
 
     def _send_announcement(self, datagram: bytes) -> None:
         rows = np.frombuffer(datagram, dtype=np.uint8).reshape(1, -1)
         self._deliver(addressing.catalogue_group(SCOPE), rows)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Nobody else is heard under the name of an unknown publisher, so it need not be waited for here."""
+        now = trio.current_time()
+        for announcement in self.client._shares.settle(now=now + SETTLE):
+            self.client._live(announcement, now)
+            self.client._tell_news()
 
     async def expect_honest(self) -> None:
         """The honest share is there and right."""

@@ -50,7 +50,7 @@ async def test_a_share_named_for_a_terminal(site: Site, caplog: pytest.LogCaptur
     """It is shown under its name; neither `mcfs ls` nor the log gets it as it is."""
     site.announce(site.evil.share(TERMINAL, EMPTY), TERMINAL)
     assert (await site.kernel.walk(TERMINAL)).st_mode
-    for line in share_table(list(site.client.shares().values()), Style(human=True, escape=True)):
+    for line in share_table(site.client.publishers(), Style(human=True, escape=True)):
         assert line.isprintable()
     reception = site.client._fetcher.paces.reception(TERMINAL)
     assert reception is not None
@@ -157,7 +157,7 @@ async def test_versions_and_times_at_the_end(site: Site) -> None:
     assert await site.kernel.read(b"evil/f") == b"one"
     found = await site.kernel.operations.getattr(1, CONTEXT)
     assert found.st_mtime_ns == BIG * 1_000_000
-    for line in share_table(list(site.client.shares().values()), Style(human=True, escape=True)):
+    for line in share_table(site.client.publishers(), Style(human=True, escape=True)):
         assert line.isprintable()
     # Whoever comes later under that name comes too late, and only under that name.
     site.announce(site.evil.share(b"evil", EMPTY, version=5))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from mcfs.net.listeners import DeafReader
 from mcfs.net.ports import PASSIVE_SECONDS, Port, Ports
 from mcfs.net.reconcile import Update
 from mcfs.protocol import addressing, mld, wire
@@ -288,3 +289,14 @@ def test_closing_says_goodbye_unless_another_port_serves() -> None:
         assert cast("FakeTransmitter", port.transmitter).closed
     assert len(sent(slow)) == said
     assert sent(fast) == [(TERMINATION, Host(TWO))]
+
+
+def test_without_a_reader_the_load_of_other_things_harms_nothing() -> None:
+    """A turn of the loop may stall while it drains what is not there."""
+    ports, (port,) = make_ports(ETH0)
+    port.reader = DeafReader()
+    for step in range(5):
+        port.load.spent(1.0, now=float(step))
+    assert port.load.part < 1
+    port.close()
+    assert len(ports) == 1

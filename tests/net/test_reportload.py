@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from mcfs.net.listeners import attach_filter, sampled
-from mcfs.net.reportload import LEAST_PART, LOOK, MOST, ReportLoad
+from mcfs.net.reportload import LEAST_PART, LOOK, MARGIN, MOST, ReportLoad
 
 
 def run(load: ReportLoad, cost: float, seconds: float, start: float) -> None:
@@ -33,6 +33,24 @@ def test_a_flood_takes_no_more_than_its_part(cost: float) -> None:
     for step in range(20):
         load.spent(0.0, now=10.0 + step * LOOK * 1.01)
     assert load.part == 1.0, "it is over"
+
+
+@pytest.mark.parametrize("usual", [0.0, 0.3, MARGIN * MOST * 0.95])
+@pytest.mark.parametrize("peak", [MOST * 1.4, 1.0, 10.0])
+def test_after_a_peak_all_is_heard_again(peak: float, usual: float) -> None:
+    load = ReportLoad(lambda _: None)
+    run(load, usual, 1.0, 0.0)
+    run(load, peak, 0.5, 1.0)
+    assert load.part < 1
+    run(load, usual, 2.0, 1.5)
+    assert load.part == 1.0
+    assert load.patience == float("inf")
+
+
+def test_one_look_that_finds_too_much_is_no_flood() -> None:
+    load = ReportLoad(lambda _: pytest.fail("sampled"))
+    for look in range(100):
+        load.spent(LOOK * MOST * (0.5 if look % 2 else 2.0), now=look * LOOK * 1.01)
 
 
 @pytest.mark.parametrize("part", [1.0, 0.25, LEAST_PART])

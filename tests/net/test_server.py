@@ -19,6 +19,7 @@ from mcfs.protocol.ids import Digest, Group, Host, Node, ObjectRef
 from mcfs.serve.channel import Channel
 from mcfs.serve.index import Index
 from mcfs.serve.payload import Payload
+from mcfs.serve.senders import WARM_UP
 from mcfs.serve.store import NodeStore
 from tests.net.test_ports import make_port
 from tests.net.test_reconcile import ETH0, ETH1
@@ -119,3 +120,27 @@ def test_what_looking_for_something_to_send_finds_missing_is_loaded_at_once(
     scheduler._payloads.clear()  # thrown out before its turn
     server._turn()
     assert loads.asked == [node, node]
+
+
+async def test_what_was_opened_long_ago_asks_who_listens_anew(
+    opening: Opening, store: NodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tree was indexed meanwhile. Another server of the share goes on sending until all have answered."""
+    indexed = 5000.0
+    server = Server(store, (ETH0,), ServerSettings(), SigningKey.generate(), clock=lambda: indexed)
+    link = server._opened[0].link
+    started: list[Port] = []
+
+    async def run_port(port: Port, *, task_status: trio.TaskStatus[None]) -> None:
+        started.append(port)
+        task_status.started()
+
+    async def nothing(*_: object) -> None: ...
+
+    monkeypatch.setattr(server, "_run_port", run_port)
+    monkeypatch.setattr(server, "_follow_interfaces", nothing)
+    monkeypatch.setattr(server, "_send_loop", nothing)
+    await server.run()
+    assert [port.link for port in started] == [link]
+    assert link.querier.next_timeout() == indexed
+    assert link.senders._warm_at == indexed + WARM_UP

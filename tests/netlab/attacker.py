@@ -1,13 +1,17 @@
 """A host that sends what nobody should send, at a steady rate; run inside a host of the lab.
 
-    python -m tests.netlab.attacker KIND PID MBITS [SOURCE [RECORDED]]
+    python -m tests.netlab.attacker KIND PID MBITS [--source ADDRESS] [--recorded FILE] [--sealed]
 
 It speaks in the groups that the host of process PID has joined, as whoever listens to the link can. It writes whole
-frames, so it can take any SOURCE address. It prints `ready` when it begins, and on SIGTERM what it has sent, as JSON.
+frames, so it can take any source address. With --sealed what it sends looks as it must in a share with a key, which it
+has not. It prints `ready` when it begins, and on SIGTERM what it has sent, as JSON.
+
+What it sends is made beforehand as far as possible: it shares its processors with those that it attacks.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
@@ -15,12 +19,11 @@ import random
 import signal
 import socket
 import struct
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from nacl.signing import SigningKey
 
@@ -29,8 +32,9 @@ from mcfs.protocol import addressing, fec, mld, wire
 from mcfs.protocol.announce import Announcement, encode_announcement, encode_gone
 from mcfs.protocol.beacon import encode_beacon
 from mcfs.protocol.catalog import Attributes, DirectoryEntry, Owners
-from mcfs.protocol.ids import DEFAULT_BLOCK_SIZE, Digest, Group, ObjectRef
+from mcfs.protocol.ids import DEFAULT_BLOCK_SIZE, SEAL_SIZE, Digest, Group, ObjectRef
 from mcfs.protocol.mld import OldMessage, Query, Record, RecordType
+from mcfs.protocol.seal import SEALED_SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +46,7 @@ LOOK: Final = 0.02
 BURST: Final = 0.002
 """Seconds' worth of frames that are sent at once."""
 FORGED: Final = 200
-"""Announcements signed beforehand."""
+"""Announcements signed, and datagrams of noise drawn, beforehand."""
 _NO_ROOM: Final = 0.0002
 _UDP: Final = 17
 _ICMPV6: Final = 58
@@ -84,18 +88,32 @@ class Attack:
     numbers: random.Random
     recorded: tuple[tuple[bytes, bytes], ...] = ()
     """Groups and datagrams."""
+    sealed: bool = False
+
+    def groups(self) -> list[bytes]:
+        return self.victim.groups() or [mld.ALL_NODES]
 
 
 # --- frames ----------------------------------------------------------------------------------------------------------
 
 
-def udp(source: bytes, group: bytes, payload: bytes) -> bytes:
-    length = _UDP_HEADER.size + len(payload)
+class Payload(NamedTuple):
+    data: bytes
+    total: int
+    """What it adds to the checksum."""
+
+
+def payload(data: bytes) -> Payload:
+    return Payload(data, int.from_bytes(data + bytes(len(data) % 2), "big") % 0xFFFF)
+
+
+def udp(source: bytes, group: bytes, content: Payload) -> bytes:
+    length = _UDP_HEADER.size + len(content.data)
     header = _UDP_HEADER.pack(wire.DEFAULT_PORT, wire.DEFAULT_PORT, length, 0)
     pseudo = source + group + length.to_bytes(4, "big") + _UDP.to_bytes(4, "big")
-    total = int.from_bytes((pseudo + header + payload).ljust(40 + (length + 1) // 2 * 2, b"\0"), "big") % 0xFFFF
+    total = (int.from_bytes(pseudo + header, "big") + content.total) % 0xFFFF
     checksum = (0xFFFF - total) or 0xFFFF
-    return ipv6(source, group, _UDP, header[:6] + checksum.to_bytes(2, "big") + payload)
+    return ipv6(source, group, _UDP, header[:6] + checksum.to_bytes(2, "big") + content.data)
 
 
 def icmp(source: bytes, destination: bytes, message: bytes) -> bytes:
@@ -103,9 +121,9 @@ def icmp(source: bytes, destination: bytes, message: bytes) -> bytes:
     return ipv6(source, destination, _HOP_BY_HOP, mld.ROUTER_ALERT_HOP_BY_HOP + message)
 
 
-def ipv6(source: bytes, group: bytes, following: int, payload: bytes) -> bytes:
+def ipv6(source: bytes, group: bytes, following: int, data: bytes) -> bytes:
     head = _FRAME.pack(b"\x33\x33" + group[-4:], _MAC, _ETH_P_IPV6)
-    return head + _IPV6.pack(6 << 28, len(payload), following, 1, source, group) + payload
+    return head + _IPV6.pack(6 << 28, len(data), following, 1, source, group) + data
 
 
 # --- what is sent ----------------------------------------------------------------------------------------------------
@@ -114,74 +132,106 @@ def ipv6(source: bytes, group: bytes, following: int, payload: bytes) -> bytes:
 def noise(attack: Attack) -> Iterator[bytes]:
     """Random bytes of all lengths, half of them behind a version and a type; to every group."""
     numbers = attack.numbers
+    made = []
+    for number in range(FORGED):
+        data = numbers.randbytes(numbers.randrange(1440))
+        made.append(payload(data if number % 2 else bytes((wire.VERSION, numbers.randrange(7))) + data))
     while True:
-        for group in attack.victim.groups() or [mld.ALL_NODES]:
-            payload = numbers.randbytes(numbers.randrange(1440))
-            if numbers.random() < 0.5:
-                payload = bytes((wire.VERSION, numbers.randrange(6))) + payload
-            yield udp(attack.source, group, payload)
+        for group in attack.groups():
+            yield udp(attack.source, group, numbers.choice(made))
 
 
 def symbols(attack: Attack) -> Iterator[bytes]:
     """Whole blocks of symbols with right headers and wrong bytes: what comes of them can be decoded."""
-    k = fec.source_symbols(NODE_SIZE, SYMBOL_SIZE)
+    made = forged_symbols(attack)
     while True:
-        group = attack.numbers.choice(attack.victim.groups() or [mld.ALL_NODES])
-        for esi in range(k):
-            yield symbol(attack, group, esi)
+        group = attack.numbers.choice(attack.groups())
+        for each in made[: len(made) // 2]:
+            yield udp(attack.source, group, each)
 
 
 def drip(attack: Attack) -> Iterator[bytes]:
     """One wrong symbol after the other, each of another channel: one is enough to spoil a block."""
-    k = fec.source_symbols(NODE_SIZE, SYMBOL_SIZE)
+    made = forged_symbols(attack)
     while True:
-        for group in attack.victim.groups() or [mld.ALL_NODES]:
-            yield symbol(attack, group, attack.numbers.randrange(2 * k))
+        for group in attack.groups():
+            yield udp(attack.source, group, attack.numbers.choice(made))
 
 
 def many(attack: Attack) -> Iterator[bytes]:
     """The same as `symbols`, each block under an address that nobody has heard of."""
-    numbers = attack.numbers
-    k = fec.source_symbols(NODE_SIZE, SYMBOL_SIZE)
+    numbers, made = attack.numbers, forged_symbols(attack)
     while True:
-        liar = Attack(attack.victim, bytes.fromhex("fe80") + bytes(6) + numbers.randbytes(8), numbers)
-        group = numbers.choice(attack.victim.groups() or [mld.ALL_NODES])
-        for esi in range(k):
-            yield symbol(liar, group, esi)
+        liar = stranger(numbers)
+        group = numbers.choice(attack.groups())
+        for each in made[: len(made) // 2]:
+            yield udp(liar, group, each)
 
 
-def symbol(attack: Attack, group: bytes, esi: int) -> bytes:
-    header = _SYMBOL_HEADER.pack(wire.VERSION, wire.SYMBOL, 0, NODE_SIZE, esi)
-    return udp(attack.source, group, header + esi.to_bytes(4, "big") * (SYMBOL_SIZE // 4))
+def forged_symbols(attack: Attack) -> list[Payload]:
+    """A block of source symbols, and as many of repair; where there is a key, with tags."""
+    size = NODE_SIZE + (SEAL_SIZE if attack.sealed else 0)
+    tag = attack.numbers.randbytes(wire.TAG_SIZE) if attack.sealed else b""
+    return [
+        payload(
+            _SYMBOL_HEADER.pack(wire.VERSION, wire.SYMBOL, 0, size, esi)
+            + esi.to_bytes(4, "big") * (SYMBOL_SIZE // 4)
+            + tag
+        )
+        for esi in range(2 * fec.source_symbols(size, SYMBOL_SIZE))
+    ]
 
 
 def replay(attack: Attack) -> Iterator[bytes]:
     """Genuine datagrams of the past."""
+    past = [(group, payload(datagram)) for group, datagram in attack.recorded]
     while True:
-        for group, datagram in attack.recorded:
+        for group, datagram in past:
             yield udp(attack.source, group, datagram)
 
 
 def announcements(attack: Attack) -> Iterator[bytes]:
-    """Announcements of the same and of other names by another publisher, gones and beacons of his, and damaged ones."""
-    key = SigningKey(attack.numbers.randbytes(32))
+    """Announcements of the same and of other names by another publisher, gones and beacons of his, and damaged ones;
+    where there is a key also what looks sealed, in all channels."""
+    numbers = attack.numbers
+    key = SigningKey(numbers.randbytes(32))
     made = [wire.control(wire.ANNOUNCEMENT, forged(key, number, attack)) for number in range(FORGED)]
-    gone = wire.control(wire.GONE, encode_gone(Group(mld.ALL_NODES), 1, key))
+    gone = payload(wire.control(wire.GONE, encode_gone(Group(mld.ALL_NODES), 1, key)))
+    boxes = [payload(bytes((wire.VERSION, wire.SEALED, 0, 0)) + numbers.randbytes(size - 4)) for size in SEALED_SIZES]
     controls = (
         addressing.catalogue_group(addressing.SITE_LOCAL),
         addressing.share_group(b"data", addressing.SITE_LOCAL),
     )
     while True:
         for number, datagram in enumerate(made):
-            groups = attack.victim.groups()
+            groups = attack.groups()
             damaged = bytearray(datagram)
-            damaged[attack.numbers.randrange(4, len(damaged))] ^= 1
-            yield udp(attack.source, controls[number % 2], datagram)
-            yield udp(attack.source, controls[1], bytes(damaged))
+            damaged[numbers.randrange(4, len(damaged))] ^= 1
+            yield udp(attack.source, controls[number % 2], payload(datagram))
+            yield udp(attack.source, controls[1], payload(bytes(damaged)))
+            for group in groups if attack.sealed else ():
+                yield udp(attack.source, group, numbers.choice(boxes))
             for group in groups[:2]:
                 yield udp(attack.source, group, gone)
-            beacon = encode_beacon([Group(group) for group in groups[:80]] or [Group(mld.ALL_NODES)])
-            yield udp(attack.source, controls[1], wire.control(wire.BEACON, beacon, 500))
+            beacon = encode_beacon([Group(group) for group in groups[:80]])
+            yield udp(attack.source, controls[1], payload(wire.control(wire.BEACON, beacon, 500)))
+
+
+def unlooked(attack: Attack) -> Iterator[bytes]:
+    """What a filter has to take from everybody, as an announcement may be in it; also in the channels of nodes."""
+    numbers = attack.numbers
+    kinds = (wire.ANNOUNCEMENT, wire.SEALED, wire.KEYED)
+    sizes = (wire.CONTROL_HEADER.size, 100, *sorted(SEALED_SIZES))
+    made = [
+        payload(bytes((wire.VERSION, kind, 0, 0)) + numbers.randbytes(size - 4)) for kind in kinds for size in sizes
+    ]
+    while True:
+        for group in attack.groups():
+            yield udp(attack.source, group, numbers.choice(made))
+
+
+def stranger(numbers: random.Random) -> bytes:
+    return bytes.fromhex("fe80") + bytes(6) + numbers.randbytes(8)
 
 
 def forged(key: SigningKey, number: int, attack: Attack) -> bytes:
@@ -213,7 +263,7 @@ def joins(attack: Attack) -> Iterator[bytes]:
     numbers = attack.numbers
     while True:
         groups = joined_by(attack)[: mld.MAX_RECORDS]
-        nobody = bytes.fromhex("fe80") + bytes(6) + numbers.randbytes(8)
+        nobody = stranger(numbers)
         strange = [Group(groups[0][:10] + numbers.randbytes(6)) for _ in range(mld.MAX_RECORDS)]
         for asked in (groups, strange):
             records = [Record(RecordType.CHANGE_TO_EXCLUDE_MODE, group) for group in asked]
@@ -236,7 +286,8 @@ def joined_by(attack: Attack) -> list[Group]:
 
 
 KINDS: Final[dict[str, Callable[[Attack], Iterator[bytes]]]] = {
-    attack.__name__: attack for attack in (noise, symbols, drip, many, replay, announcements, queries, joins, leaves)
+    attack.__name__: attack
+    for attack in (noise, symbols, drip, many, replay, announcements, unlooked, queries, joins, leaves)
 }
 
 
@@ -278,15 +329,23 @@ def run(frames: Iterator[bytes], bits_per_second: float) -> None:
     print(json.dumps({"mbits": sent * 8 / seconds / 1e6, "frames": count, "seconds": seconds}), flush=True)
 
 
-def main(kind: str, pid: str, mbits: str, source: str = "", recorded: str = "") -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("pid", type=int)
+    parser.add_argument("mbits", type=float)
+    parser.add_argument("--source")
+    parser.add_argument("--recorded", type=Path)
+    parser.add_argument("--sealed", action="store_true")
+    given = parser.parse_args()
     numbers = random.Random(7)
-    own = address_of(os.getpid())
-    taken = socket.inet_pton(socket.AF_INET6, source) if source else own
-    assert taken is not None
-    past = json.loads(Path(recorded).read_text()) if recorded else []
+    source = socket.inet_pton(socket.AF_INET6, given.source) if given.source else address_of(os.getpid())
+    assert source is not None
+    past = json.loads(given.recorded.read_text()) if given.recorded else []
     datagrams = tuple((bytes.fromhex(group), bytes.fromhex(datagram)) for group, datagram in past)
-    run(KINDS[kind](Attack(Victim(int(pid), numbers), taken, numbers, datagrams)), float(mbits) * 1e6)
+    attack = Attack(Victim(given.pid, numbers), source, numbers, datagrams, given.sealed)
+    run(KINDS[given.kind](attack), given.mbits * 1e6)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -1,59 +1,92 @@
 """The measure attacker: a transfer at 1 Gbit/s beside a host that sends 200 Mbit/s. tests/bench prints it.
 
-It takes a maker of sites and yields (what, value, goal).
+It takes a maker of sites and yields (what, value, goal): a row for each attack without a share key and with one.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.netlab.attacked import AS_THE_SERVER, BY_STRANGERS, MEMBERSHIP, Outcome, build, build_changed
+from tests.netlab.attacked import Outcome, Scene, build
 from tests.netlab.harness import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from tests.netlab.harness import Site
 
     SiteMaker = Callable[[int], AbstractContextManager[Site]]
-    Figures = Iterator[tuple[str, str, str]]
+    Row = tuple[str, str, str]
 
-FACTOR: Final = 3.0
-"""Times the undisturbed time, without a share key."""
-PATIENCE: Final = 8.0
+FACTORS: Final = {False: 3.0, True: 1.5}
+"""Times the undisturbed time, by whether there is a key."""
+PATIENCE: Final = 4.0
 """Times the undisturbed time after which an attacked transfer is given up, and what comes after it is looked at."""
 RECOVERY: Final = 120.0
-SLOWEST: Final = 0.2e9
+SLOWEST: Final = 0.1e9
 """Bits per second that the undisturbed transfer has at least."""
+STRANGER: Final = ("noise", "symbols", "many", "replay", "announcements", "unlooked")
+SERVER: Final = ("symbols", "drip")
+"""Under the server's address."""
+MEMBERSHIP: Final = ("queries", "joins", "leaves")
+"""Each in a lab of its own: what they do to the server's tables outlives them."""
 
 
-def attacker(make: SiteMaker, size: int) -> Figures:
-    """Each kind of attack in a lab of its own; the undisturbed transfer before it is of the same lab."""
+def attacker(make: SiteMaker, size: int) -> Iterator[Row]:
+    """The undisturbed transfer is measured before and after some of them; each is compared with the mean of both."""
     with make(2) as site:
-        alone = build(site, size).read(size * 8 / SLOWEST).seconds
-    yield f"{size // MIB} MiB at 1 Gbit/s, undisturbed", f"{alone:.2f} s", ""
-    for kind in (*BY_STRANGERS, *MEMBERSHIP):
-        yield _one(make, size, kind, alone, as_server=False)
-    for kind in AS_THE_SERVER:
-        yield _one(make, size, kind, alone, as_server=True)
+        scene = build(site, size, record=True)
+        alone = _alone(scene, size)
+        yield from _undisturbed(size, alone)
+        for kinds, as_server in ((STRANGER[:3], False), (STRANGER[3:], False), (SERVER, True)):
+            found = [
+                (kind, keyed, _one(scene, kind, alone[keyed], keyed, as_server)) for kind in kinds for keyed in FACTORS
+            ]
+            before, alone = alone, _alone(scene, size)
+            mean = {keyed: (before[keyed] + alone[keyed]) / 2 for keyed in FACTORS}
+            for kind, keyed, outcomes in found:
+                yield _row(kind, keyed, as_server, outcomes, mean[keyed])
+        for kind in MEMBERSHIP:
+            for keyed in FACTORS:
+                with make(2) as other:
+                    outcomes = _one(build(other, size, source=scene.source), kind, alone[keyed], keyed, False)
+                yield _row(kind, keyed, False, outcomes, alone[keyed])
 
 
-def _one(make: SiteMaker, size: int, kind: str, alone: float, *, as_server: bool) -> tuple[str, str, str]:
-    with make(2) as site:
-        scene = build_changed(site, size) if kind == "replay" else build(site, size)
-        found = scene.read_attacked(kind, PATIENCE * alone, as_server=as_server)
-        after = scene.read(RECOVERY) if found.code != 0 else None
-    assert "differ" not in found.output, f"wrong bytes: {found.output}"
+def _alone(scene: Scene, size: int) -> dict[bool, float]:
+    return {keyed: scene.alone(size * 8 / SLOWEST, keyed=keyed) for keyed in FACTORS}
+
+
+def _undisturbed(size: int, alone: dict[bool, float]) -> Sequence[Row]:
+    what = f"{size // MIB} MiB at 1 Gbit/s, undisturbed"
+    return [(f"{what}, {_key(keyed)}", f"{alone[keyed]:.2f} s", "") for keyed in FACTORS]
+
+
+def _one(scene: Scene, kind: str, alone: float, keyed: bool, as_server: bool) -> tuple[Outcome, Outcome | None]:
+    """What became of a read beside an attack, and of one after it if it was needed."""
+    with scene.mounted(keyed=keyed) as mounted:
+        found = scene.read_attacked(mounted, kind, PATIENCE * alone, keyed=keyed, as_server=as_server)
+        after = None if found.right else scene.read(mounted, RECOVERY)
+    for each in (found, after):
+        assert each is None or not each.wrong, f"wrong bytes: {each}"
+    return found, after
+
+
+def _row(kind: str, keyed: bool, as_server: bool, outcomes: tuple[Outcome, Outcome | None], alone: float) -> Row:
     name = f"{kind}, under the server's address" if as_server else kind
-    goal = "right bytes or an error; recovers" if as_server else f"<= {FACTOR:g} x"
-    return name, describe(found, after, alone), goal
+    goal = f"<= {FACTORS[keyed]:g} x" if keyed or not as_server else "right bytes or an error; recovers"
+    return f"{name}, {_key(keyed)}", describe(*outcomes, alone), goal
+
+
+def _key(keyed: bool) -> str:
+    return "with a key" if keyed else "no key"
 
 
 def describe(found: Outcome, after: Outcome | None, alone: float) -> str:
     sent = f"{found.mbits:.0f} Mbit/s"
     if after is None:
-        return f"{found.seconds:.2f} s, {found.seconds / alone:.2f} x; {sent}"
+        return f"{found.seconds / alone:.2f} x ({found.seconds:.1f} s); {sent}"
     how = "not done" if found.code is None else "an error"
-    then = f"read {after.seconds:.1f} s after it" if after.code == 0 else "NOT READ after it"
-    return f"{how} after {found.seconds:.1f} s, {then}; {sent}"
+    then = f"read in {after.seconds:.1f} s after it" if after.right else "NOT READ after it"
+    return f"{how} after {found.seconds / alone:.1f} x, {then}; {sent}"

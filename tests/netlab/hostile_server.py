@@ -47,7 +47,7 @@ INSIDE = frozenset({b"up", b"fine-link"})
 class Store(HostileStore):
     """As a server asks."""
 
-    def load(self, node: Node) -> bytes:  # type: ignore[override]
+    def load(self, node: Node) -> bytes:
         data = super().load(node)
         if data is None:
             raise Gone("lost")

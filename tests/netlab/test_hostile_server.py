@@ -10,6 +10,7 @@ import os
 import stat
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from tests.netlab.hostile_server import FINE, INSIDE, TRAPS
 from tests.netlab.unprivileged import SETPRIV, USER, let_others_enter, status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tests.netlab.conftest import SiteMaker
 
@@ -32,10 +33,17 @@ MEMORY = 400 << 10
 """kB of a client's process, far below what ten million entries would take."""
 
 
+def _open(path: bytes) -> int:
+    return os.open(path, os.O_RDONLY)
+
+
+LOOKS: Sequence[Callable[[bytes], object]] = (os.readlink, os.stat, _open, os.listdir)
+
+
 class Scene:
     """A hostile and an honest server, and a mount of all shares."""
 
-    def __init__(self, site: Site, **options: object) -> None:
+    def __init__(self, site: Site, *, cache: Path | None = None, **options: object) -> None:
         self.site = site
         server, honest, client = site.lab.server, *site.lab.clients
         self.server = site.start(server, [sys.executable, "-m", "tests.netlab.hostile_server", "eth0"])
@@ -44,7 +52,7 @@ class Scene:
         directory.mkdir()
         self.source = random_file(directory / "file", 300_000)
         site.serve(honest, directory)
-        self.mounted: Mounted = site.mount(client, None, timeout=TIMEOUT, allow_other=True, **options)
+        self.mounted: Mounted = site.mount(client, None, cache=cache, timeout=TIMEOUT, allow_other=True, **options)
         wait_until(lambda: sorted(os.listdir(self.mounted.path)) == ["evil", "honest", "wide"], DEADLINE, "all shares")
         self.evil = self.mounted.path / "evil"
 
@@ -74,8 +82,8 @@ def test_links_do_not_lead_out(scene: Scene) -> None:
         if name in INSIDE:
             assert os.readlink(path) == target
             continue
-        for look in (os.readlink, os.stat, lambda p: os.open(p, os.O_RDONLY), os.listdir):
-            assert error_of(lambda look=look, path=path: look(path)) == errno.EPERM
+        for look in LOOKS:
+            assert error_of(partial(look, path)) == errno.EPERM
     assert (scene.evil / "fine-link").read_bytes() == FINE
     assert os.path.samefile(scene.evil / "up", scene.evil)
     assert error_of(lambda: os.stat(scene.evil / "up" / "by-up")) == errno.EPERM

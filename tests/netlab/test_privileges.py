@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import socket
 import stat
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 NET_RAW = f"{1 << 13:016x}"
 NONE = f"{0:016x}"
+_PIDFD_GETFD = 438
+"""pidfd_getfd(2), of which Python has no word."""
 NO_GROUPS = ("", str(USER))
 DEADLINE = 60.0
 
@@ -87,6 +92,62 @@ def test_the_server_becomes_another_user_before_it_reads(make_site: SiteMaker, p
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 or path.name.startswith("state.sqlite")
     expect_read(site, directory / "file")
     Serving(job, state).stop()
+
+
+# Its buffers are larger than any net.core.rmem_max that this machine may have.
+LARGE = 64 << 20
+LARGE_BUFFERS = f"import mcfs.net.listeners as l; l.RECEIVE_BUFFER = {LARGE}; from mcfs.cli.serve import main; main()"
+
+
+def test_as_another_user_the_first_sockets_have_large_buffers(make_site: SiteMaker, public: Path) -> None:
+    site, directory = make_site(1), published(public)
+    words: list[str | Path] = ["--user", "nobody", "--state-dir", public / "state", directory]
+    job = site.start(site.lab.server, [sys.executable, "-c", LARGE_BUFFERS, "-i", INTERFACE, *words])
+    wait_until(lambda: not job.running or "\nserving " in job.output, DEADLINE, "mcfs-serve serves")
+    expect_user(job.process.pid, NET_RAW)
+    assert raw_buffers(job.process.pid) == [2 * LARGE]
+
+
+def raw_buffers(pid: int) -> list[int]:
+    """Bytes that the receive buffers of a process' raw sockets may take."""
+    found, pidfd = [], os.pidfd_open(pid)
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        if os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:"):
+            copied = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, pidfd, int(name), 0)
+            assert copied >= 0, os.strerror(ctypes.get_errno())
+            with socket.socket(fileno=copied) as sock:
+                if sock.family == socket.AF_INET6 and sock.type == socket.SOCK_RAW:
+                    found.append(sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
+    os.close(pidfd)
+    return found
+
+
+def test_what_the_environment_says_of_threads_keeps_no_capability(make_site: SiteMaker, public: Path) -> None:
+    """numpy's BLAS would start them before anything else is done."""
+    site, directory = make_site(1), published(public)
+    before = ["env", "OPENBLAS_NUM_THREADS=4", "OMP_NUM_THREADS=4"]
+    job = serve(site, before, "--user", "nobody", "--state-dir", public / "state", directory)
+    expect_user(job.process.pid, NET_RAW)
+
+
+EARLY_THREAD = """
+import threading
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+from mcfs.cli.serve import main
+main()
+"""
+
+
+@pytest.mark.parametrize("words", [["--user", "nobody"], ["--fixed-interfaces"], []])
+def test_a_thread_that_would_keep_its_privileges_is_an_error(
+    make_site: SiteMaker, public: Path, words: list[str]
+) -> None:
+    site, directory = make_site(1), published(public)
+    words = [*words, "-i", INTERFACE, "-q", "--state-dir", str(public / "state"), str(directory)]
+    job = site.start(site.lab.server, [sys.executable, "-c", EARLY_THREAD, *words])
+    assert job.finish(DEADLINE) == 3
+    assert "a library has started 1 threads" in job.output
+    assert len(job.output.splitlines()) == 1
 
 
 def test_interfaces_that_come_later_are_served_as_another_user(make_site: SiteMaker, public: Path) -> None:
@@ -166,6 +227,16 @@ def test_a_state_directory_of_somebody_else_is_refused(make_site: SiteMaker, pub
     assert job.finish(DEADLINE) == 1
     assert "chown" in job.output
     assert state.stat().st_uid == 0
+
+
+def test_below_his_own_directory_the_user_makes_it_himself(make_site: SiteMaker, public: Path) -> None:
+    site, directory, his = make_site(1), published(public), public / "his"
+    his.mkdir()
+    os.chown(his, USER, USER)
+    job = serve(site, (), "--user", "nobody", "--state-dir", his / "some" / "state", directory)
+    for path in (his / "some", his / "some" / "state"):
+        assert (path.stat().st_uid, path.stat().st_gid) == (USER, USER)
+    Serving(job, his / "some" / "state").stop()
 
 
 # --- mounts of ordinary users ----------------------------------------------------------------------------------------

@@ -45,15 +45,15 @@ class Opened:
         self.before: Callable[[int, bytes], None] = lambda number, name: None
         original = os.open
 
-        def spy(path: object, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        def spy(path: str | bytes, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
             if dir_fd is not None:
                 self.calls += 1
-                self.before(self.calls, os.fsencode(path))  # type: ignore[arg-type]
-            fd = original(path, flags, mode, dir_fd=dir_fd)  # type: ignore[call-overload]
+                self.before(self.calls, os.fsencode(path))
+            fd = original(path, flags, mode, dir_fd=dir_fd)
             status = os.fstat(fd)
             self.inodes.add((status.st_dev, status.st_ino))
             self.kinds.add(stat.S_IFMT(status.st_mode))
-            return int(fd)
+            return fd
 
         monkeypatch.setattr(os, "open", spy)
 
