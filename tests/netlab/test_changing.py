@@ -21,6 +21,7 @@ from mcfs.cli.exits import Exit
 from mcfs.cli.lab import INTERFACE
 from tests.netlab.harness import (
     MIB,
+    ROOT,
     SERVE,
     Mounted,
     Serving,
@@ -278,3 +279,44 @@ def test_nobody_gets_a_wrong_byte_whatever_is_done_to_the_files(make_site: SiteM
     assert serving.job.output.count(": changed: version ") >= 3, "it watches as the user that it has become"
     assert "looking for changes every" not in serving.job.output
     serving.stop()
+
+
+# --- what cannot be watched ------------------------------------------------------------------------------------------
+
+_FEW_WATCHES: Final = """
+import logging, os, sys, time
+from pathlib import Path
+import trio
+from mcfs.cli.serve_watch import Reindexing
+from mcfs.serve.index import Index
+from mcfs.serve.store import NodeStore
+
+class Server:
+    sent_at, sends_all = float("-inf"), False
+    def publish(self, announcements, keys):
+        print("published", announcements[b"s"].total_files, flush=True)
+        os._exit(0)
+
+logging.basicConfig()
+share, state = map(Path, sys.argv[1:])
+with Index.open(state) as index:
+    shares = Reindexing([(share, b"s")], index, NodeStore(index), {}, watch=True)
+    shares.index_first()
+    (share / "d9" / "new").touch()
+    trio.run(shares.run, Server())
+"""
+
+
+def test_more_directories_than_may_be_watched(tmp_path: Path) -> None:
+    """In a user namespace, whose limit is its own; the whole path from the kernel's answer to the next version."""
+    share = tmp_path / "share"
+    for number in range(10):
+        (share / f"d{number}").mkdir(parents=True)
+    script = 'echo 5 >/proc/sys/user/max_inotify_watches && exec "$@"'
+    words = [sys.executable, "-c", _FEW_WATCHES, str(share), str(tmp_path / "state")]
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", *words],
+        capture_output=True, text=True, timeout=DEADLINE, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert "published 1" in done.stdout, done.stderr
+    assert done.stderr.count("looking for changes every 10 s: there are more directories than") == 1
