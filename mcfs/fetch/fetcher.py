@@ -499,11 +499,20 @@ class Fetcher:
         self._joined.difference_update(leaves)
         left = set(leaves)
         self._leaves.clear()
+        self._rest(leaves, now)
         joins = [g for g in self._held if g not in self._joined and g not in left]
         joins += [self._join(fetch, now) for fetch in self._admitted(now, left)]
         self._joined.update(joins)
         self.counters.batches += 1
         return Changes(tuple(joins), leaves)
+
+    def _rest(self, left: Iterable[Group], now: float) -> None:
+        """Doubted nodes are joined anew for another pass, and repair symbols are of no use to them. What is left and
+        joined within some milliseconds the kernel reports as though nothing had been: then no pass comes."""
+        for group in left:
+            fetch = self._fetches.get(group)
+            if fetch is not None and fetch.doubted:
+                fetch.not_before = now + TICK
 
     def refused(self, group: Group, *, now: float) -> None:
         """The kernel would not join this group."""

@@ -288,7 +288,8 @@ def other_server(datagram: bytes) -> None:
 def signed_and_sealed(data: bytes) -> None:
     """By a server that has both keys."""
     body = announce._seal(announce._ANNOUNCEMENT_CONTEXT, data, seeds.KEY)
-    other_server(box_of((len(body) + 4).to_bytes(2, "big") + wire.control(wire.ANNOUNCEMENT, body)))
+    datagram = wire.control(wire.ANNOUNCEMENT, body)
+    other_server(box_of(min(len(datagram), 0xFFFF).to_bytes(2, "big") + datagram))
 
 
 _REACHED: Final = (

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 BATCH: Final = 500
 LONGEST: Final = 0.05
-"""Seconds that one input of up to 64 KiB may take; the slowest that is right takes a tenth."""
+"""Seconds of processor time that one input of up to 64 KiB may take; the slowest that is right takes a tenth."""
 TRIES: Final = 5
-"""Of one that took longer: other processes may have had the processor."""
+"""Of one that took longer: a virtual machine may have been stopped meanwhile."""
 MORE_MEMORY: Final = 64 << 20
 """Bytes that one input may make a process allocate beyond what it has with everything imported."""
 MAX_FAILURES: Final = 5
@@ -43,6 +43,7 @@ class Outcome:
     inputs: int = 0
     accepted: int = 0
     seconds: float = 0.0
+    """Of processor time, as is `longest`."""
     longest: float = 0.0
     peak: int = 0
     """Bytes of memory that the process had at most up to now."""
@@ -57,7 +58,7 @@ def run_batch(
     """`note` is told each input before it is tried, in case that it ends the process."""
     rng = Random(f"{target.name} {seed} {number}")
     outcome = Outcome(target.name)
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(BATCH):
         data = mutator(rng)
         note(data)
@@ -67,7 +68,7 @@ def run_batch(
         outcome.longest = max(outcome.longest, took)
         if what and len(outcome.failures) < MAX_FAILURES:
             outcome.failures.append(Failure(target.name, what, data))
-    outcome.seconds = time.perf_counter() - start
+    outcome.seconds = time.process_time() - start
     outcome.peak, outcome.process = peak_memory(), os.getpid()
     return outcome
 
@@ -82,7 +83,7 @@ def attempt(target: Target, data: bytes) -> tuple[str | None, float]:
 
 
 def _once(target: Target, data: bytes) -> tuple[str | None, float]:
-    start = time.perf_counter()
+    start = time.thread_time()
     what: str | None = None
     try:
         target.run(data)
@@ -92,7 +93,7 @@ def _once(target: Target, data: bytes) -> tuple[str | None, float]:
         raise
     except BaseException as error:  # also a panic in Rust, which is no Exception
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-    return what, time.perf_counter() - start
+    return what, time.thread_time() - start
 
 
 def limit_memory() -> None:

@@ -96,7 +96,9 @@ def test_the_server_becomes_another_user_before_it_reads(make_site: SiteMaker, p
 
 # Its buffers are larger than any net.core.rmem_max that this machine may have.
 LARGE = 64 << 20
-LARGE_BUFFERS = f"import mcfs.net.listeners as l; l.RECEIVE_BUFFER = {LARGE}; from mcfs.cli.serve import main; main()"
+LARGE_BUFFERS = (
+    f"from mcfs.cli.serve import main; from mcfs.net import listeners as l; l.RECEIVE_BUFFER = {LARGE}; main()"
+)
 
 
 def test_as_another_user_the_first_sockets_have_large_buffers(make_site: SiteMaker, public: Path) -> None:
@@ -279,7 +281,17 @@ def test_a_mount_of_an_ordinary_user(make_site: SiteMaker, public: Path, home: P
         {" ".join(map(str, MCFS))} umount {home}/mnt
         test ! -e {home}/mnt/file
     """
-    words = [*as_nobody(), "env", f"HOME={home}", f"PYTHONPATH={os.getcwd()}", "sh", "-c", script]
+    words = [
+        *as_nobody(),
+        "env",
+        "-u",
+        "STATE_DIRECTORY",
+        f"HOME={home}",
+        f"PYTHONPATH={os.getcwd()}",
+        "sh",
+        "-c",
+        script,
+    ]
     site.start(site.lab.clients[0], with_fuse(words, device)).expect_success(DEADLINE)
     lines = log.read_text().splitlines()
     before, _, after = lines[0].partition(" - ")
