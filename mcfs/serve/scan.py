@@ -159,15 +159,24 @@ class Scan:
 
     def _found(self) -> Iterator[FoundDirectory]:
         if self._only:
-            with self.beneath.directory(b"") as fd:
-                self._order.observe(fd, b"")
-            yield self._only
+            yield self._found_only(self._only)
             return
         guide = Guide(self._warnings.add, self._enter, self._order.observe, self._order.breathe, self._state)
         try:
             yield from walk(self.beneath, guide)
         except OSError as error:
             raise UserError(f"{os.fsdecode(self.root_path)}: {error.strerror}") from None
+
+    def _found_only(self, name: bytes) -> FoundDirectory:
+        try:
+            with self.beneath.directory(b"") as fd:
+                self._order.observe(fd, b"")
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except OSError as error:
+            raise UserError(f"{os.fsdecode(self.root_path)}: {error.strerror}") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{os.fsdecode(self.root_path)}: neither a directory nor a regular file")
+        return FoundDirectory(b"", attributes_of(status), [found_file(name, status)], [], [])
 
     def _enter(self, path: bytes) -> bool:
         """Whether to go into a directory; else it is as the last scan has left it."""
@@ -314,17 +323,16 @@ class _Warnings:
         log.warning("%s", line)
 
 
-def _open(path: Path) -> tuple[bytes, FoundDirectory | None, int]:
-    """The real path, a regular file's own description, and the directory to open things from."""
+def _open(path: Path) -> tuple[bytes, bytes, int]:
+    """The real path, the name of a regular file (b"" for a directory), and the directory to open things from."""
     try:
         real = os.path.realpath(os.fsencode(path), strict=True)
         status = os.stat(real, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
-            return real, None, open_root(real)
+            return real, b"", open_root(real)
         if stat.S_ISREG(status.st_mode):
             parent, name = os.path.split(real)
-            only = FoundDirectory(b"", attributes_of(status), [found_file(name, status)], [], [])
-            return real, only, open_root(parent)
+            return real, name, open_root(parent)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     raise UserError(f"{path}: neither a directory nor a regular file")
