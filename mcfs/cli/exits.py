@@ -7,7 +7,7 @@ from enum import IntEnum
 
 import click
 
-from mcfs.protocol.errors import McfsError, NotAvailable, Untrusted, UserError
+from mcfs.protocol.errors import InUse, McfsError, NotAvailable, Untrusted, UserError
 
 
 class Exit(IntEnum):
@@ -22,6 +22,8 @@ class Exit(IntEnum):
     """No share of that name is heard, but something is that has a key which was not given."""
     UNTRUSTED = 6
     """A share was heard, but not from a publisher that may publish it."""
+    IN_USE = 8
+    """Another mcfs-serve uses the state directory."""
     INTERNAL = 70
     """A bug in mcfs; EX_SOFTWARE of sysexits(3)."""
     INTERRUPTED = 130
@@ -49,6 +51,8 @@ def describe(error: BaseException) -> tuple[str, int]:
     leaf = cause(error)
     line = " ".join(str(leaf).split())
     match leaf:
+        case InUse():
+            return line, Exit.IN_USE
         case UserError():
             return line, leaf.exit_code
         case Untrusted():

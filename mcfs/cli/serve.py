@@ -68,6 +68,8 @@ class ServeRequest:
     """Whom to become; None: stay who we are."""
     fixed_interfaces: bool = False
     """Serve no interface that comes later, so that no capability has to be kept."""
+    watch: bool = True
+    """Look for changes while serving."""
 
 
 @click.command(context_settings=terminal.HELP_NAMES)
@@ -177,6 +179,11 @@ class ServeRequest:
     is_flag=True,
     help="Serve the interfaces that are there at the start and no others; then no capability is kept.",
 )
+@click.option(
+    "--no-watch",
+    is_flag=True,
+    help="Do not look for changes: they are published when SIGHUP comes, or at the next start.",
+)
 @click.option("-v", "--verbose", count=True, help="Say more; twice: debug.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
 def serve(
@@ -202,6 +209,7 @@ def serve(
     listeners_size: int | None,
     user: pwd.struct_passwd | None,
     fixed_interfaces: bool,
+    no_watch: bool,
     verbose: int,
     quiet: bool,
 ) -> int:
@@ -237,6 +245,7 @@ def serve(
         listeners_size=listeners_size or DEFAULT_LISTENERS,
         user=user,
         fixed_interfaces=fixed_interfaces,
+        watch=not no_watch,
     )
     from mcfs.cli.serve_run import run
 

@@ -14,18 +14,26 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
 
 from mcfs.cli import privileges, share_keys, terminal, values
 from mcfs.cli.exits import Exit
 from mcfs.cli.publisher import fingerprint_of, load_key, load_or_make_key
+from mcfs.cli.serve_watch import Reindexing, Share, announcement_of
 from mcfs.net.allocator import keep_freed_memory
 from mcfs.net.interfaces import Choice, Interface, choose
 from mcfs.net.ports import link_rate
 from mcfs.net.sdnotify import notify
 from mcfs.net.server import Server
 from mcfs.net.settings import ServerSettings
-from mcfs.protocol.announce import Announcement
 from mcfs.protocol.errors import UserError
 from mcfs.protocol.publisher import format_fingerprint
 from mcfs.protocol.succession import make_chain, predecessors
@@ -73,18 +81,18 @@ def run(request: ServeRequest, verbosity: int) -> int:
         for previous in predecessors(links):
             console.print(f"the publisher had the key {format_fingerprint(previous)} before", highlight=False)
         store = NodeStore(index, scope=request.scope)
+        shares = Reindexing(list(zip(request.paths, names, strict=True)), index, store, keys, watch=request.watch)
         server = _open_server(store, choice, request, key, links)
         _restrict_further(request)
-        snapshots = [_scan(index, path, name, console) for path, name in zip(request.paths, names, strict=True)]
-        store.replace(snapshots, keys)
-        server.publish({snapshot.name: _announcement(snapshot) for snapshot in snapshots}, keys)
+        snapshots = _index(shares, console)
+        server.publish({snapshot.name: announcement_of(snapshot) for snapshot in snapshots}, keys)
 
         def say_what_is_served() -> None:
             for snapshot in snapshots:
                 _check_clock(snapshot)
                 _print_share(console, snapshot, fingerprint_of(key.verify_key), with_key=snapshot.name in keys)
 
-        trio.run(_serve_until_signal, server, say_what_is_served)
+        trio.run(_serve_until_signal, server, shares, say_what_is_served)
         _write_status(request.state_dir, server)
         _print_summary(console, server)
     return Exit.OK
@@ -180,9 +188,10 @@ def _share_name(request: ServeRequest, path: Path) -> bytes:
     return request.name or os.fsencode(path.name)
 
 
-def _scan(index: Index, path: Path, name: bytes, console: Console) -> Snapshot:
+def _index(shares: Reindexing, console: Console) -> list[Snapshot]:
+    """Index all shares, with a bar for each on a terminal. Raises UserError."""
     if not sys.stderr.isatty() or console.quiet:
-        return index.scan(path, name, now_ms=_unix_ms())
+        return shares.index_first()
     columns = (
         SpinnerColumn(),
         TextColumn("indexing {task.description}"),
@@ -191,13 +200,15 @@ def _scan(index: Index, path: Path, name: bytes, console: Console) -> Snapshot:
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(values.printable(name), total=None, files=0)
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[bytes, TaskID] = {}
 
-        def show(done: ScanProgress) -> None:
-            progress.update(task, completed=done.bytes_hashed, files=done.files)
+        def show(share: Share, done: ScanProgress) -> None:
+            if share.name not in tasks:
+                tasks[share.name] = bars.add_task(share.label, total=None, files=0)
+            bars.update(tasks[share.name], completed=done.bytes_hashed, files=done.files)
 
-        return index.scan(path, name, now_ms=_unix_ms(), progress=show)
+        return shares.index_first(show)
 
 
 def _check_clock(snapshot: Snapshot) -> None:
@@ -210,19 +221,6 @@ def _check_clock(snapshot: Snapshot) -> None:
             values.printable(snapshot.name),
             ahead,
         )
-
-
-def _announcement(snapshot: Snapshot) -> Announcement:
-    return Announcement(
-        version=snapshot.version,
-        time_ms=0,
-        entry=snapshot.entry,
-        owners=snapshot.owners,
-        total_bytes=snapshot.total_bytes,
-        total_files=snapshot.total_files,
-        rate=0,
-        addresses=(),
-    )
 
 
 def _print_share(console: Console, snapshot: Snapshot, key: str, *, with_key: bool) -> None:
@@ -239,16 +237,19 @@ def _print_share(console: Console, snapshot: Snapshot, key: str, *, with_key: bo
 # --- serving ---------------------------------------------------------------------------------------------------------
 
 
-async def _serve_until_signal(server: Server, say_what_is_served: Callable[[], None]) -> None:
+async def _serve_until_signal(server: Server, shares: Reindexing, say_what_is_served: Callable[[], None]) -> None:
     """Says so only when a signal ends it in good order: who reads that may send one at once."""
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             say_what_is_served()
             await nursery.start(server.run)
+            nursery.start_soon(shares.run, server)
             notify("READY=1")
             async for number in signals:
                 if number != signal.SIGHUP:
                     break
+                shares.look()
+        shares.stop()
         nursery.cancel_scope.cancel()
 
 

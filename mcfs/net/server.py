@@ -23,6 +23,7 @@ from mcfs.net.ports import Port, Ports, link_rate, open_port
 from mcfs.net.transmit import Sent
 from mcfs.protocol import mld
 from mcfs.protocol.errors import BadDatagram, Gone
+from mcfs.serve.complaints import Complaints
 from mcfs.serve.payload import Payload
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ PEER_PAUSE: Final = 0.05
 class _Loaded:
     node: Node
     payload: Payload | None = field(default=None)
+    reason: str = ""
+    """Why there is none."""
 
 
 class Server:
@@ -89,9 +92,17 @@ class Server:
         self._ports = Ports(self._links.make)
         self._loads: dict[Node, list[Port]] = {}
         self._loader: WorkerPool[Node, _Loaded] | None = None
+        self._complaints = Complaints()
         self._failing: set[str] = set()
         """Names of interfaces of which was said that they cannot be opened."""
         self._opened = self._open_first(interfaces)
+        self.sent_at = float("-inf")
+        """When the last burst was sent, on the clock that was given."""
+
+    @property
+    def sends_all(self) -> bool:
+        """Whether everything goes round and round, so that all contents are asked for."""
+        return self._settings.always
 
     # --- what is served ---
 
@@ -217,6 +228,7 @@ class Server:
         end, sent = now + LOOK, False
         while sum(self._send_one(port, now) for port in self._ports if not port.passive):
             sent, now = True, self._clock()
+            self.sent_at = now
             if now > end:
                 break
         return sent
@@ -290,21 +302,28 @@ class Server:
                 if len(waiting) == 1:
                     self._loader.submit(node)
         for loaded in self._loader.take():
+            if loaded.payload is None:
+                self._complain(loaded.reason)
             for port in self._loads.pop(loaded.node, ()):
                 if loaded.payload is None:
                     port.link.scheduler.gone(loaded.node, now=self._clock())
                 else:
                     port.link.scheduler.loaded(loaded.payload)
 
+    def _complain(self, reason: str) -> None:
+        line = self._complaints.line(f"a block can no longer be sent: {reason}", now=self._clock())
+        if line is not None:
+            log.warning("%s", line)
+
     def _load(self, node: Node) -> _Loaded:
         """In a loader thread."""
         try:
             return _Loaded(node, Payload(node, self._links.store.load(node), self._settings.symbol_size))
         except Gone as error:
-            log.warning("%s", error)
+            return _Loaded(node, reason=str(error))
         except Exception:
             log.exception("reading a node failed")
-        return _Loaded(node)
+            return _Loaded(node, reason="reading it failed")
 
     def _wake_from_thread(self) -> None:
         assert self._token is not None

@@ -14,6 +14,7 @@
     │   └── NoKey            it is not heard, and something is that needs a key which was not given
     │       └── WrongKey         ... and keys were given that open nothing
     └── UserError        something the user can mend; carries an exit code
+        └── InUse            a directory that another process works with
 """
 
 from __future__ import annotations
@@ -69,3 +70,7 @@ class UserError(McfsError):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class InUse(UserError):
+    """Another process works with the state directory."""

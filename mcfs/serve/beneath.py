@@ -71,6 +71,13 @@ class Beneath:
             os.close(self._root)
             self._root = _CLOSED
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode of the root. Raises OSError once it is closed."""
+        with self._lock:
+            status = os.fstat(self._root)
+        return status.st_dev, status.st_ino
+
     def successor(self, keep: int) -> Beneath:
         """Another one on the same root."""
         with self._lock:
@@ -110,6 +117,15 @@ def open_regular(name: bytes, directory: int) -> int:
         return fd
     os.close(fd)
     raise OSError(errno.ENOTSUP, "not a regular file")
+
+
+def upward(path: bytes) -> list[bytes]:
+    """A directory and all that it is below of, down to b""."""
+    paths = [path]
+    while path:
+        path = path.rpartition(b"/")[0]
+        paths.append(path)
+    return paths
 
 
 def join(path: bytes, name: bytes) -> bytes:

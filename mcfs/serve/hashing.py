@@ -65,7 +65,9 @@ class PackHash:
 class Meter:
     """Counts what is read, for progress and tests, and carries the order to stop. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, breathe: Callable[[], None] = lambda: None) -> None:
+        """`breathe` is called after each piece; it may take its time."""
+        self._breathe = breathe
         self._lock = threading.Lock()
         self.bytes_hashed = 0
         """Holes included."""
@@ -76,6 +78,7 @@ class Meter:
         """Raises Stopped."""
         with self._lock:
             self.bytes_hashed += size
+        self._breathe()
         if self.stopped:
             raise Stopped
 

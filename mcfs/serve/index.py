@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
 from mcfs.protocol.errors import UserError
 from mcfs.protocol.ids import DEFAULT_BLOCK_SIZE, is_block_size
-from mcfs.serve.database import Database, is_damage
+from mcfs.serve.changes import EVERYTHING
+from mcfs.serve.database import Database, is_damage, is_unwritable
 from mcfs.serve.ledger import Ledger
-from mcfs.serve.scan import Scan, ScanProgress, Snapshot
+from mcfs.serve.scan import Order, Scan, ScanProgress, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from mcfs.protocol.ids import ObjectRef
     from mcfs.serve.beneath import Beneath
     from mcfs.serve.database import Connection
+    from mcfs.serve.lookup import Place
 
-__all__ = ["Index", "ScanProgress", "Snapshot", "Statistics"]
+__all__ = ["Index", "Order", "ScanProgress", "Snapshot", "Statistics"]
 
 _SERVING_DIRECTORIES: Final = 2
 """Directories kept open per share between scans: what is loaded is opened by its whole path."""
@@ -38,6 +40,15 @@ class Statistics:
     """Holes included."""
 
 
+@dataclass(slots=True)
+class _Root:
+    beneath: Beneath
+    identity: tuple[int, int]
+    """Device and inode of the directory."""
+    path: bytes
+    """The real path of what is shared."""
+
+
 class Index:
     """The state directory, and the trees that were scanned.
 
@@ -50,8 +61,15 @@ class Index:
         self._database = database
         self._threads = threads
         self._scanning = threading.Lock()
-        self._roots: dict[int, Beneath] = {}
+        self._roots: dict[int, _Root] = {}
+        self._logged: set[str] = set()
+        """Warnings."""
         self._doubts: set[int] = set()
+        self.on_doubt: Callable[[bytes, bytes], None] = lambda root, directory: None
+        """Called, in any thread, with the real path of a root and a directory below it in which a file is not what it
+        was when it was hashed."""
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called, in any thread, when the state database cannot be read. The next scan of everything mends that."""
 
     @classmethod
     def open(cls, state_dir: Path, block_size: int = DEFAULT_BLOCK_SIZE, threads: int | None = None) -> Self:
@@ -60,7 +78,10 @@ class Index:
             raise UserError(f"block size {block_size}: must be a power of two from 64 KiB to 16 MiB")
         index = cls(Database(state_dir), block_size, threads or os.cpu_count() or 1)
         ledger = Ledger(index._database.writer)
-        ledger.remove_objects(ledger.unfinished_objects())
+        try:
+            ledger.remove_objects(ledger.unfinished_objects())
+        except sqlite3.Error as error:
+            index._mend(error)
         return index
 
     def __enter__(self) -> Self:
@@ -71,52 +92,71 @@ class Index:
 
     def close(self) -> None:
         """Let go of the state directory. Nothing may be scanning; what loads gets Gone."""
-        for beneath in self._roots.values():
-            beneath.close()
+        for root in self._roots.values():
+            root.beneath.close()
         self._database.close()
 
     def scan(
         self, path: Path, name: bytes, *, now_ms: int, progress: Callable[[ScanProgress], None] = lambda _: None
     ) -> Snapshot:
-        """Index a directory or a regular file as share `name`. Blocks for as long as it takes to hash what is new.
+        """Index a directory or a regular file as share `name`; see `run`."""
+        return self.run(Order(path, name, now_ms, progress=progress))
 
-        `now_ms` is Unix time. `progress` is called in this thread, after each directory and about five times a second
-        while there is only hashing to wait for. It may raise to stop the scan: what was hashed so far is kept. Raises
-        UserError if the path cannot be read or the state directory cannot be written.
+    def run(self, order: Order, *, threads: int | None = None) -> Snapshot:
+        """Index a share. Blocks for as long as it takes to hash what is new, with so many threads (by default all).
+
+        What stops it (`Order`) leaves what was hashed so far. Raises UserError if the path cannot be read or the state
+        directory cannot be used at all: where it is full or cannot be written the index goes on in memory.
         """
         with self._scanning:
             try:
-                return self._scan(path, name, now_ms, progress)
+                return self._scan(order, threads)
             except sqlite3.Error as error:
-                if not is_damage(error):
-                    raise UserError(f"state database: {error}") from None
+                self._mend(error)
+            # What was kept of directories may be lost now, so everything is looked at.
             try:
-                self._database.rebuild()
-                return self._scan(path, name, now_ms, progress)
+                return self._scan(replace(order, touched=EVERYTHING), threads)
             except sqlite3.Error as error:
                 raise UserError(f"state database: {error}") from None
 
-    def _scan(self, path: Path, name: bytes, now_ms: int, progress: Callable[[ScanProgress], None]) -> Snapshot:
+    def _mend(self, error: sqlite3.Error) -> None:
+        """Have a database that works again. Raises UserError."""
+        try:
+            if is_damage(error):
+                self._database.rebuild()
+            elif is_unwritable(error) and not self._database.in_memory:
+                self._database.retreat(error)
+            else:
+                raise error
+        except sqlite3.Error as worse:
+            raise UserError(f"state database: {worse}") from None
+
+    def _scan(self, order: Order, threads: int | None) -> Snapshot:
         ledger = Ledger(self._database.writer)
         with ledger.transaction():
             while self._doubts:
                 ledger.doubt(self._doubts.pop())
-            scan = Scan(path, name, ledger, progress)
+            scan = Scan(order, ledger, self._logged, self._database.directory_id)
             try:
-                snapshot = scan.run(self.block_size, self._threads, now_ms)
-                self._serve(scan.root, scan.beneath.successor(_SERVING_DIRECTORIES))
+                snapshot = scan.run(self.block_size, threads or self._threads)
+                if order.touched.everything:
+                    ledger.remove_objects(ledger.orphans())
+                self._serve(scan)
             finally:
                 scan.close()
                 self.statistics.files_read += scan.meter.files_read
                 self.statistics.bytes_hashed += scan.meter.bytes_hashed
         return snapshot
 
-    def _serve(self, root: int, beneath: Beneath) -> None:
+    def _serve(self, scan: Scan) -> None:
         """Load from the very directory that was scanned, even if another one takes its name."""
+        root, identity = scan.root, scan.beneath.identity
         old = self._roots.get(root)
-        self._roots[root] = beneath
-        if old:
-            old.close()
+        if old is not None and old.identity == identity:
+            return  # threads are reading from it
+        self._roots[root] = _Root(scan.beneath.successor(_SERVING_DIRECTORIES), identity, scan.root_path)
+        if old is not None:
+            old.beneath.close()
 
     # --- for the store -----------------------------------------------------------------------------------------------
 
@@ -132,21 +172,18 @@ class Index:
         """
         return Ledger(self._database.writer).objects_of(name)
 
+    def former_of(self, name: bytes) -> Iterator[tuple[int, ObjectRef]]:
+        """The objects of a share's earlier snapshots, as far as they are kept, with their rows."""
+        return Ledger(self._database.writer).former_of(name)
+
     def root(self, row: int) -> Beneath | None:
         """The open directory of a root that this index has scanned since it was opened."""
-        return self._roots.get(row)
+        root = self._roots.get(row)
+        return root.beneath if root else None
 
-    def doubt(self, object_: int) -> None:
+    def doubt(self, object_: int, places: Iterable[Place]) -> None:
         """Have the next scan hash the files behind an object: they do not hash to what the database says."""
         self._doubts.add(object_)
-
-    def collect(self, keep: Collection[int]) -> None:
-        """Forget the objects that nothing refers to, except those to `keep`. Does nothing while a scan runs."""
-        if not self._scanning.acquire(blocking=False):
-            return
-        try:
-            ledger = Ledger(self._database.writer)
-            with ledger.transaction():
-                ledger.remove_objects([row for row in ledger.orphans() if row not in keep])
-        finally:
-            self._scanning.release()
+        for place in places:
+            if (root := self._roots.get(place.root)) is not None:
+                self.on_doubt(root.path, place.directory)

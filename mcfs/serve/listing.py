@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from mcfs.protocol.catalog import (
     INLINE_SIZE,
     MAX_DEPTH,
@@ -23,6 +25,7 @@ from mcfs.protocol.catalog import (
     LinkEntry,
     Owners,
     cut_after,
+    decode_listing_untrusted,
     encode_listing,
 )
 from mcfs.protocol.ids import ObjectRef
@@ -36,6 +39,8 @@ _CONTENT: Final = 46
 """Of b3sum, size, offset and number of object."""
 _OBJECT: Final = 46
 """Of a triple in the table of objects."""
+_kept_encoder: Final = msgspec.msgpack.Encoder()
+_kept_decoder: Final = msgspec.msgpack.Decoder(tuple[int, int, int, int, int, bytes])
 _MAX_INLINED: Final = MAX_DEPTH - 1
 _MAX_PART: Final = 1 << 20
 """Weight after which a part ends in any case. Whoever may choose names could choose such that no part ever ends, and a
@@ -53,6 +58,10 @@ class Item:
     """Directories inlined in each other, this one included."""
     entries: int = 1
     """How many it makes in its parent: itself, and what is inlined in it."""
+    files: int = 0
+    """Regular files in it and below, or itself."""
+    bytes: int = 0
+    """In those files."""
 
 
 class TooLarge(Exception):
@@ -75,10 +84,12 @@ class ListingBuilder:
         weight = sum(item.weight for item in items)
         levels = 1 + max((item.levels for item in items), default=0)
         count = sum(item.entries for item in items)
+        total = sum(item.files for item in items), sum(item.bytes for item in items)
         if weight > INLINE_SIZE or levels > _MAX_INLINED or count > MAX_ENTRIES:
-            return Item(self.object(name, attributes, items), _ENTRY + len(name) + _OBJECT)
+            return Item(self.object(name, attributes, items), _ENTRY + len(name) + _OBJECT, 0, 1, *total)
         entries = tuple(item.entry for item in items)
-        return Item(DirectoryEntry(name, attributes, entries), weight + _ENTRY + len(name), levels, 1 + count)
+        entry = DirectoryEntry(name, attributes, entries)
+        return Item(entry, weight + _ENTRY + len(name), levels, 1 + count, *total)
 
     def object(self, name: bytes, attributes: Attributes, items: Sequence[Item]) -> DirectoryEntry:
         """A directory whose listing is an object, however small. Raises TooLarge."""
@@ -97,7 +108,27 @@ class ListingBuilder:
         if not isinstance(entry, DirectoryEntry) or isinstance(entry.content, ObjectRef):
             return item
         content = self._store(encode_listing(entry.content, self._owners))
-        return Item(DirectoryEntry(entry.name, entry.attributes, content), _ENTRY + len(entry.name) + _OBJECT)
+        apart = DirectoryEntry(entry.name, entry.attributes, content)
+        return Item(apart, _ENTRY + len(entry.name) + _OBJECT, 0, 1, item.files, item.bytes)
+
+
+def item_of(entry: FileEntry | LinkEntry) -> Item:
+    if isinstance(entry, LinkEntry):
+        return Item(entry, weigh(entry))
+    return Item(entry, weigh(entry), files=1, bytes=entry.size)
+
+
+def encode_item(item: Item) -> bytes:
+    """As the state database keeps it."""
+    numbers = (item.weight, item.levels, item.entries, item.files, item.bytes)
+    return _kept_encoder.encode((*numbers, encode_listing([item.entry], Owners())))
+
+
+def decode_item(data: bytes) -> Item:
+    """Raises ValueError (msgspec.DecodeError, BadObject)."""
+    *numbers, listing = _kept_decoder.decode(data)
+    (entry,) = decode_listing_untrusted(listing).entries
+    return Item(entry, *numbers)
 
 
 def weigh(entry: FileEntry | LinkEntry) -> int:

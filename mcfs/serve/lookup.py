@@ -60,6 +60,18 @@ class Lookup:
         )
         return [Place(root, path, [(name, size)]) for root, path, name in rows]
 
+    def former_places(self, row: int, size: int) -> list[Place]:
+        """Files that were the object in an earlier snapshot: some of their blocks may be the same as then."""
+        rows = self._index.reader.rows(
+            "SELECT former.root, path, name FROM former JOIN directories ON directories.id = former.directory"
+            " WHERE object = ? LIMIT ?",
+            (row, _COPIES),
+        )
+        return [Place(root, path, [(name, size)]) for root, path, name in rows]
+
+    def is_former(self, row: int) -> bool:
+        return self._index.reader.row("SELECT 1 FROM former WHERE object = ?", (row,)) is not None
+
     def pack_places(self, row: int) -> list[Place]:
         """Where the members of the pack are."""
         rows = self._index.reader.rows(

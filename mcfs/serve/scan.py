@@ -1,5 +1,8 @@
 """One scan of one share, from the walk to the snapshot.
 
+A scan looks at everything, or goes only where something has changed (`Touched`) and along the way there; what it passes
+by is taken from the database as the last scan has left it.
+
 A pipeline in the calling thread: the walk finds a directory, its unknown files go to the hashing threads, and behind,
 in the same order, directories whose files are done become listings. So all threads have work across directories, while
 what is in memory is what lies between the two ends (AHEAD), and the largest directory.
@@ -16,16 +19,17 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from mcfs.protocol.catalog import DirectoryEntry, FileEntry, Owners, encode_listing
+from mcfs.protocol.catalog import DirectoryEntry, FileEntry, Owners, encode_listing, walk_inlined
 from mcfs.protocol.errors import UserError
-from mcfs.serve.beneath import Beneath, open_root
+from mcfs.serve.beneath import Beneath, open_root, upward
+from mcfs.serve.changes import EVERYTHING, Touched
 from mcfs.serve.hashing import Hashers, Meter
-from mcfs.serve.listing import Item, ListingBuilder, OwnerNames, TooLarge, weigh
-from mcfs.serve.walk import FoundDirectory, attributes_of, found_file, walk
+from mcfs.serve.listing import Item, ListingBuilder, OwnerNames, TooLarge, decode_item, encode_item, item_of
+from mcfs.serve.walk import FoundDirectory, Guide, attributes_of, found_file, walk
 from mcfs.serve.work import DirectoryWork, Tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from mcfs.protocol.ids import ObjectRef
@@ -39,6 +43,8 @@ AHEAD: Final = 20_000
 """Files between the walk and the listings: enough to keep threads busy past one large file; 1 kB each."""
 MAX_WARNINGS: Final = 100
 """Files left out that are named, in the log and in the snapshot; the others are counted."""
+MAX_LOGGED: Final = 1000
+"""Warnings that are remembered, so that each is logged once and not by each scan."""
 _COMMIT_FILES: Final = 20_000
 _COMMIT_BYTES: Final = 4 << 30
 """Files and bytes after which work is committed: what a crash may cost."""
@@ -71,34 +77,66 @@ class Snapshot:
     """What was left out and why: MAX_WARNINGS, and one line that counts the others."""
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to scan, and whom to tell. All are called in the threads of the scan, and what they raise stops it."""
+
+    path: Path
+    name: bytes
+    now_ms: int
+    """Unix time."""
+    touched: Touched = EVERYTHING
+    progress: Callable[[ScanProgress], None] = lambda _: None
+    """Called after each directory, and about five times a second while there is only hashing to wait for."""
+    observe: Callable[[int, bytes], None] = lambda _, __: None
+    """Called with each directory before it is read: an open descriptor, and its path below the root."""
+    breathe: Callable[[], None] = lambda: None
+    """Called every millisecond or so of work by each thread; it may sleep, so that others get the processor."""
+
+
 class Scan:
     """A scan under way. Use once: run() in an open transaction, then close()."""
 
-    def __init__(self, path: Path, name: bytes, ledger: Ledger, progress: Callable[[ScanProgress], None]) -> None:
-        """Raises UserError if there is nothing at `path` to share."""
-        self.root_path, self._only, fd = _open(path)
+    def __init__(
+        self, order: Order, ledger: Ledger, known_warnings: set[str], state: tuple[int, int] | None = None
+    ) -> None:
+        """`known_warnings` have been logged before, and grow. `state` is the device and inode of the state directory.
+
+        Raises UserError if there is nothing at the path to share."""
+        self.root_path, self._only, fd = _open(order.path)
         self.beneath = Beneath(fd)
         self.root = ledger.root(self.root_path)
-        self.meter = Meter()
-        self._name = name
+        self.meter = Meter(order.breathe)
+        self._name = order.name
+        self._order = order
         self._ledger = ledger
-        self._progress = progress
-        self._warnings = _Warnings(self.root_path)
+        self._state = state
+        self._touched = order.touched
+        self._unsettled = _by_directory(order.touched.unsettled)
+        self._visit = {up for path in order.touched.directories | order.touched.trees for up in upward(path)}
+        self._warnings = _Warnings(self.root_path, known_warnings)
         self._names = OwnerNames(lambda uid: pwd.getpwuid(uid).pw_name, lambda gid: grp.getgrgid(gid).gr_name)
         self._items: dict[bytes, list[Item]] = {}
         self._seen: set[int] = set()
+        self._visited: list[int] = []
         self._listings: set[int] = set()
+        """Of the directory that is being built."""
         self._files = self._bytes = 0
+        self._total = (0, 0)
         self._committed = (0, 0)
         self._top: Top | None = None
 
-    def run(self, block_size: int, threads: int, now_ms: int) -> Snapshot:
+    def run(self, block_size: int, threads: int) -> Snapshot:
         """Raises UserError if the root cannot be read, sqlite3.Error, and what `progress` raises."""
         with Hashers(self.beneath, block_size, threads, self.meter) as hashers:
             tools = Tools(self.beneath, self._ledger, hashers, block_size, self._warnings.add)
             top = self._hash_tree(tools, ListingBuilder(self._keep_listing(block_size), self._names.owners))
-        self._ledger.keep_directories(self.root, self._seen)
-        return self._snapshot(top, now_ms)
+        if self._touched.everything:
+            self._ledger.keep_directories(self.root, self._seen)
+        else:
+            self._ledger.keep_subdirectories(self.root, self._visited, self._seen)
+        self._ledger.settle_former(self.root)
+        return self._snapshot(top)
 
     def close(self) -> None:
         self.beneath.close()
@@ -121,17 +159,43 @@ class Scan:
 
     def _found(self) -> Iterator[FoundDirectory]:
         if self._only:
-            yield self._only
+            yield self._found_only(self._only)
             return
+        guide = Guide(self._warnings.add, self._enter, self._order.observe, self._order.breathe, self._state)
         try:
-            yield from walk(self.beneath, self._warnings.add)
+            yield from walk(self.beneath, guide)
         except OSError as error:
             raise UserError(f"{os.fsdecode(self.root_path)}: {error.strerror}") from None
+
+    def _found_only(self, name: bytes) -> FoundDirectory:
+        try:
+            with self.beneath.directory(b"") as fd:
+                self._order.observe(fd, b"")
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except OSError as error:
+            raise UserError(f"{os.fsdecode(self.root_path)}: {error.strerror}") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{os.fsdecode(self.root_path)}: neither a directory nor a regular file")
+        return FoundDirectory(b"", attributes_of(status), [found_file(name, status)], [], [])
+
+    def _enter(self, path: bytes) -> bool:
+        """Whether to go into a directory; else it is as the last scan has left it."""
+        if path in self._visit or self._touched.within(path):
+            return True
+        kept = self._ledger.item(self.root, path)
+        if kept is None:
+            return True
+        row, data = kept
+        self._seen.add(row)
+        if data is not None:
+            self._items.setdefault(path.rpartition(b"/")[0], []).append(decode_item(data))
+        return False
 
     def _begin(self, found: FoundDirectory, tools: Tools) -> DirectoryWork:
         row = self._ledger.directory(self.root, found.path)
         self._seen.add(row)
-        work = DirectoryWork(found, row, tools)
+        self._visited.append(row)
+        work = DirectoryWork(found, row, tools, self._unsettled.get(found.path, ()))
         work.start()
         return work
 
@@ -141,27 +205,39 @@ class Scan:
         self._bytes += sum(file.size for file in files)
         if self._only:
             self._top = self._only_file(files)
+            self._total = len(files), sum(file.size for file in files)
         else:
-            self._build(work.found, files, builder)
+            self._build(work, files, builder)
         self._tick()
         self._commit_sometimes()
 
-    def _build(self, found: FoundDirectory, files: list[FileEntry], builder: ListingBuilder) -> None:
+    def _build(self, work: DirectoryWork, files: list[FileEntry], builder: ListingBuilder) -> None:
+        found = work.found
         items = self._items.pop(found.path, [])
-        items += [Item(file, weigh(file)) for file in files]
-        items += [Item(link, weigh(link)) for link in found.links]
+        items += map(item_of, files)
+        items += map(item_of, found.links)
         items.sort(key=lambda item: item.entry.name)
-        for item in items:
-            self._names.meet(item.entry.attributes)
+        for entry in walk_inlined([item.entry for item in items]):
+            self._names.meet(entry.attributes)
         self._names.meet(found.attributes)
-        if not found.path:
+        self._listings = set()
+        if found.path:
+            self._add_item(work, builder, items)
+        else:
             self._top = self._root_entry(builder, found, items)
-            return
-        parent, _, name = found.path.rpartition(b"/")
+            self._total = sum(item.files for item in items), sum(item.bytes for item in items)
+        self._ledger.save_listings(self.root, work.row, self._listings)
+
+    def _add_item(self, work: DirectoryWork, builder: ListingBuilder, items: list[Item]) -> None:
+        parent, _, name = work.found.path.rpartition(b"/")
         try:
-            self._items.setdefault(parent, []).append(builder.directory(name, found.attributes, items))
+            item = builder.directory(name, work.found.attributes, items)
         except TooLarge as error:
-            self._warnings.add(f"directory left out: {error}", found.path)
+            self._warnings.add(f"directory left out: {error}", work.found.path)
+            self._ledger.save_item(work.row, None)
+        else:
+            self._items.setdefault(parent, []).append(item)
+            self._ledger.save_item(work.row, encode_item(item))
 
     def _root_entry(self, builder: ListingBuilder, found: FoundDirectory, items: list[Item]) -> DirectoryEntry:
         try:
@@ -184,7 +260,8 @@ class Scan:
         return keep
 
     def _tick(self) -> None:
-        self._progress(ScanProgress(self._files, self._bytes, self.meter.bytes_hashed))
+        self._order.breathe()
+        self._order.progress(ScanProgress(self._files, self._bytes, self.meter.bytes_hashed))
 
     def _commit_sometimes(self) -> None:
         files, hashed = self._committed
@@ -192,21 +269,33 @@ class Scan:
             self._ledger.checkpoint()
             self._committed = (self._files, self.meter.bytes_hashed)
 
-    def _snapshot(self, top: Top, now_ms: int) -> Snapshot:
+    def _snapshot(self, top: Top) -> Snapshot:
         owners = self._names.owners
         encoded = encode_listing([top], owners)
         version, last = self._ledger.snapshot(self._name) or (0, b"")
         if encoded != last:
-            version = max(version + 1, now_ms)
-        self._ledger.save_snapshot(self._name, version, self.root, encoded, self._listings)
-        return Snapshot(self._name, version, top, owners, self._bytes, self._files, self._warnings.summary())
+            version = max(version + 1, self._order.now_ms)
+        self._ledger.save_snapshot(self._name, version, self.root, encoded)
+        files, size = self._total
+        return Snapshot(self._name, version, top, owners, size, files, self._warnings.summary())
+
+
+def _by_directory(files: Iterable[tuple[bytes, bytes]]) -> dict[bytes, set[bytes]]:
+    names: dict[bytes, set[bytes]] = {}
+    for directory, name in files:
+        names.setdefault(directory, set()).add(name)
+    return names
 
 
 class _Warnings:
-    """What is left out, in the log and in the snapshot. Bounded: a tree may hold a million sockets."""
+    """What is left out, in the log and in the snapshot. Bounded: a tree may hold a million sockets.
 
-    def __init__(self, root: bytes) -> None:
+    What was logged by an earlier scan is not logged again.
+    """
+
+    def __init__(self, root: bytes, logged: set[str]) -> None:
         self._root = root
+        self._logged = logged
         self._others = 0
         self.lines: list[str] = []
 
@@ -216,27 +305,34 @@ class _Warnings:
             return
         # repr, since a name may hold what moves a terminal's cursor
         self.lines.append(f"{os.fsdecode(os.path.join(self._root, path))!r}: {reason}")
-        log.warning("%s", self.lines[-1])
+        self._log(self.lines[-1])
 
     def summary(self) -> tuple[str, ...]:
         if not self._others:
             return tuple(self.lines)
         others = f"{self._others} more left out"
-        log.warning("%s", others)
+        self._log(others)
         return (*self.lines, others)
 
+    def _log(self, line: str) -> None:
+        if line in self._logged:
+            return
+        if len(self._logged) >= MAX_LOGGED:
+            self._logged.clear()
+        self._logged.add(line)
+        log.warning("%s", line)
 
-def _open(path: Path) -> tuple[bytes, FoundDirectory | None, int]:
-    """The real path, a regular file's own description, and the directory to open things from."""
+
+def _open(path: Path) -> tuple[bytes, bytes, int]:
+    """The real path, the name of a regular file (b"" for a directory), and the directory to open things from."""
     try:
         real = os.path.realpath(os.fsencode(path), strict=True)
         status = os.stat(real, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
-            return real, None, open_root(real)
+            return real, b"", open_root(real)
         if stat.S_ISREG(status.st_mode):
             parent, name = os.path.split(real)
-            only = FoundDirectory(b"", attributes_of(status), [found_file(name, status)], [], [])
-            return real, only, open_root(parent)
+            return real, name, open_root(parent)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     raise UserError(f"{path}: neither a directory nor a regular file")

@@ -7,7 +7,7 @@ is opened, beneath the directory that was scanned and never through a link.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from mcfs.serve.beneath import open_regular
 from mcfs.serve.descriptors import Descriptors
@@ -16,10 +16,13 @@ from mcfs.serve.reading import Unsteady, read_exactly
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mcfs.serve.beneath import Beneath
     from mcfs.serve.index import Index
     from mcfs.serve.lookup import Place
 
     Fits: TypeAlias = Callable[[bytearray], bool]
+
+T = TypeVar("T")
 
 
 class Source:
@@ -45,31 +48,39 @@ class Source:
 
     def pack_block(self, place: Place, size: int, fits: Fits) -> bytearray | None:
         """A whole pack, from its members."""
-        beneath = self._index.root(place.root)
-        if beneath is None or sum(length for _, length in place.members) != size:
+        if sum(length for _, length in place.members) != size:
             return None
         data = bytearray(size)
-        try:
-            beneath.forget()
+
+        def read(beneath: Beneath) -> bytearray:
             with beneath.directory(place.directory) as directory:
                 _read_members(place, directory, memoryview(data))
-        except (OSError, Unsteady):
-            return None
-        return data if fits(data) else None
+            return data
+
+        return data if self._below(place, read) is not None and fits(data) else None
 
     def clear(self) -> None:
         """Close the files that are kept open."""
         self._descriptors.clear()
 
     def _open(self, place: Place) -> int | None:
+        return self._below(place, lambda beneath: beneath.open_file(place.directory, place.members[0][0]))
+
+    def _below(self, place: Place, do: Callable[[Beneath], T]) -> T | None:
+        """What `do` gives for the root of a place; None if it cannot read.
+
+        Once more if the share's directory was replaced by another one meanwhile, which closes this one.
+        """
         beneath = self._index.root(place.root)
-        if beneath is None:
-            return None
-        try:
-            beneath.forget()
-            return beneath.open_file(place.directory, place.members[0][0])
-        except OSError:
-            return None
+        while beneath is not None:
+            try:
+                beneath.forget()
+                return do(beneath)
+            except (OSError, Unsteady):
+                before, beneath = beneath, self._index.root(place.root)
+                if beneath is before:
+                    return None
+        return None
 
 
 def _read(fd: int, offset: int, size: int) -> bytearray | None:

@@ -2,16 +2,20 @@
 
 Memory grows by 32 bytes per object: the tag of its groups, the row in the database that says the rest, and which shares
 it is part of. An object that is in shares with different keys is there once for each key: its groups are others, and
-its nodes are sealed in another way. Blocks are read from the files when they are asked for, into a private buffer, and
-*that buffer* is checked against the hash tree before it is given out: a file that was changed, replaced or swapped for
-a link since it was indexed yields Gone, never other bytes.
+its nodes are sealed in another way. Objects that only earlier snapshots had are there as well: readers of files that
+were opened then get those of their blocks that did not change, and are told of the others that they are gone.
+
+Blocks are read from the files when they are asked for, into a private buffer, and *that buffer* is checked against the
+hash tree before it is given out: a file that was changed, replaced or swapped for a link since it was indexed yields
+Gone, never other bytes.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -20,22 +24,20 @@ from mcfs.protocol.errors import BadNode, Gone
 from mcfs.protocol.ids import FAN_OUT, Digest, Group, Node, ObjectRef, node_under
 from mcfs.protocol.merkle import child_hash, is_zero_leaf, verify_node
 from mcfs.protocol.seal import NodeSeal
+from mcfs.serve.beneath import join
 from mcfs.serve.carousel import Content
 from mcfs.serve.channel import Channel
 from mcfs.serve.lookup import Lookup
 from mcfs.serve.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    import numpy.typing as npt
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from mcfs.protocol.addressing import Addresser
     from mcfs.protocol.keys import ShareKeys
+    from mcfs.serve.database import Connection
     from mcfs.serve.index import Index, Snapshot
-
-    Tags: TypeAlias = npt.NDArray[np.uint64]
-    Places: TypeAlias = npt.NDArray[np.int64]
+    from mcfs.serve.lookup import Place
 
 _ADDRESSERS: Final = 1024
 """Objects in use at a time: the channels that a network can hold, and then some."""
@@ -44,6 +46,8 @@ _LUMPED: Final = 63
 _REALM_BITS: Final = 8
 MAX_KEYS: Final = (1 << _REALM_BITS) - 1
 """Different share keys that a store can ever have."""
+_BREATH: Final = 256
+"""Objects that take a millisecond."""
 _PAGES: Final = 64
 """Hash pages kept, 2 MiB: each is used for 1,024 blocks."""
 
@@ -59,61 +63,50 @@ class NodeStore:
         self._source = Source(index)
         self._realms: list[ShareKeys | None] = [None]
         """Share keys by number; what is of no key is of number 0. A *place* is a row and one of these numbers."""
-        self._tags = _table({}, {})
-        self._current = self._tags[1]
-        self._names: tuple[bytes, ...] = ()
-        self._contents: list[Content] | None = None
+        self._table = _Table({}, {}, (), None)
+        self._contents: tuple[_Table, list[Content]] | None = None
         self._forget_rows()
 
     def __len__(self) -> int:
         """Objects that can be resolved."""
-        return len(self._tags[0])
+        return len(self._table.tags)
 
-    def replace(self, snapshots: Sequence[Snapshot], keys: Mapping[bytes, ShareKeys] | None = None) -> None:
-        """Serve these snapshots, each the newest of its share, those under a share key that are named in `keys`.
-        Blocks: 5 us per object.
-
-        What only the snapshots before them had can still be resolved, until the next call: their readers get what can
-        still be produced, and are told of the rest that it is gone.
-        """
-        tags: dict[int, int] = {}
-        shares: dict[int, int] = {}
+    def replace(
+        self,
+        snapshots: Sequence[Snapshot],
+        keys: Mapping[bytes, ShareKeys] | None = None,
+        *,
+        breathe: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Serve these snapshots, each the newest of its share, those under a share key that are named in `keys`; and
+        what is kept of earlier ones. Blocks: 5 us per object, 1 us if it was there before, calling `breathe` now and
+        then. May be called in any thread, one call at a time, while others resolve and load. Raises sqlite3.Error."""
+        making = _Making(self._table, self._index.reader, breathe)
         for number, snapshot in enumerate(snapshots):
             realm = self._realm((keys or {}).get(snapshot.name))
-            for row, object_ in self._index.objects_of(snapshot.name):
-                place = row << _REALM_BITS | realm
-                tags[place] = self._tag(object_, realm)
-                shares[place] = shares.get(place, 0) | 1 << min(number, _LUMPED)
-        current = np.fromiter(tags, dtype=np.int64, count=len(tags))
-        gone: list[int] = np.setdiff1d(self._current, current).tolist()
-        old = {
-            place: self._tag(ref, place & MAX_KEYS)
-            for place in gone
-            if (ref := self._lookup.ref(place >> _REALM_BITS)) is not None
-        }
-        self._tags = _table(tags | old, shares)
-        self._names = tuple(snapshot.name for snapshot in snapshots)
-        self._current = current
+            making.add(self._index.objects_of(snapshot.name), realm, self._realms[realm], 1 << min(number, _LUMPED))
+            making.add(self._index.former_of(snapshot.name), realm, self._realms[realm], 0)
+        self._table = making.finish(tuple(snapshot.name for snapshot in snapshots))
         self._forget_rows()
-        self._contents = None
         self._source.clear()
-        self._index.collect(keep={place >> _REALM_BITS for place in old})
 
     def contents(self) -> list[Content]:
         """All objects of the current snapshots, in the order in which they were indexed; none if the state database
         cannot be read. The first call after a change takes 10 us for each."""
-        if self._contents is None:
-            places: list[int] = sorted(self._current.tolist())
-            try:
-                refs = [(place, self._lookup.ref(place >> _REALM_BITS)) for place in places]
-                self._contents = [
-                    Content(ref, self._lookup.is_listing(place >> _REALM_BITS), self._realms[place & MAX_KEYS])
-                    for place, ref in refs
-                    if ref is not None
-                ]
-            except sqlite3.Error:
-                return []
-        return self._contents
+        kept, table = self._contents, self._table
+        if kept is not None and kept[0] is table:
+            return kept[1]
+        try:
+            refs = [(place, self._lookup.ref(place >> _REALM_BITS)) for place in table.current()]
+            contents = [
+                Content(ref, self._lookup.is_listing(place >> _REALM_BITS), self._realms[place & MAX_KEYS])
+                for place, ref in refs
+                if ref is not None
+            ]
+        except sqlite3.Error:
+            return []
+        self._contents = (table, contents)
+        return contents
 
     def group(self, node: Node) -> Group:
         """The channel of a node in the fastest pace class."""
@@ -123,20 +116,22 @@ class NodeStore:
         """The channel of a group, None if it is no node of ours. Microseconds; reads the database for a new object."""
         if group[:2] != self._prefix:
             return None
-        channels = (self._channel(place, shares, Group(group)) for place, shares in self._candidates(tag_of(group)))
+        table = self._table
+        candidates = table.candidates(tag_of(group))
+        channels = (self._channel(place, table.names_of(shares), Group(group)) for place, shares in candidates)
         return next((channel for channel in channels if channel), None)
 
     def load(self, node: Node) -> bytes | bytearray:
         """What is sent of a node: its verified bytes, sealed if it has a key. May wait for the disk. Raises Gone."""
-        try:
-            row = self._row(node.object)
-            if row is None:
-                raise Gone("no such object")
-            expected = self._expected(row, node)
-            data = self._load(row, node, expected)
-            return NodeSeal(node.keys, node).seal(data, expected) if node.keys else data
-        except sqlite3.Error as error:
-            raise Gone(f"state database: {error}") from None
+        while True:
+            reader = self._index.reader
+            try:
+                return self._sealed(node)
+            except sqlite3.Error as error:
+                if self._index.reader is not reader:  # another database took its place meanwhile
+                    continue
+                self._index.on_failure()
+                raise Gone(f"state database: {error}") from None
 
     def close(self) -> None:
         """Close the files that are kept open."""
@@ -149,7 +144,6 @@ class NodeStore:
         self._page = lru_cache(_PAGES)(self._lookup.node)
         self._row = lru_cache(_ADDRESSERS)(self._lookup.row)
         self._ref = lru_cache(_ADDRESSERS)(self._lookup.ref)
-        self._shares_of = lru_cache(_ADDRESSERS)(self._share_names)
         self._addresser = lru_cache(_ADDRESSERS)(self._make_addresser)
 
     @staticmethod
@@ -164,26 +158,12 @@ class NodeStore:
             self._realms.append(keys)
         return self._realms.index(keys)
 
-    def _tag(self, ref: ObjectRef, realm: int) -> int:
-        return int.from_bytes(addresser_of(ref, self._realms[realm]).tag, "big")
-
-    def _candidates(self, tag: bytes) -> Iterator[tuple[int, int]]:
-        """Places of the objects with a tag, and bits of their shares: one as a rule, two should tags collide."""
-        tags, places, shares = self._tags
-        number = np.uint64(int.from_bytes(tag, "big"))
-        at = int(np.searchsorted(tags, number))
-        while at < len(tags) and tags[at] == number:
-            yield int(places[at]), int(shares[at])
-            at += 1
-
-    def _share_names(self, shares: int) -> frozenset[bytes]:
-        return frozenset(name for number, name in enumerate(self._names) if shares >> min(number, _LUMPED) & 1)
-
-    def _channel(self, place: int, shares: int, group: Group) -> Channel | None:
+    def _channel(self, place: int, shares: frozenset[bytes], group: Group) -> Channel | None:
         keys = self._realms[place & MAX_KEYS]
         try:
             ref = self._ref(place >> _REALM_BITS)
         except sqlite3.Error:
+            self._index.on_failure()
             return None
         if ref is None:
             return None
@@ -195,9 +175,17 @@ class NodeStore:
         if not ref.geometry.has(coordinate.kind, coordinate.index):
             return None
         node = node_under(keys, ref, coordinate.kind, coordinate.index)
-        return Channel(group, node, coordinate.pace, self._shares_of(shares))
+        return Channel(group, node, coordinate.pace, shares)
 
     # --- its bytes ---------------------------------------------------------------------------------------------------
+
+    def _sealed(self, node: Node) -> bytes | bytearray:
+        row = self._row(node.object)
+        if row is None:
+            raise Gone("no such object")
+        expected = self._expected(row, node)
+        data = self._load(row, node, expected)
+        return NodeSeal(node.keys, node).seal(data, expected) if node.keys else data
 
     def _load(self, row: int, node: Node, expected: Digest) -> bytes | bytearray:
         if is_zero_leaf(node, expected):
@@ -226,14 +214,18 @@ class NodeStore:
         """A block, from wherever its file or the files of its pack are."""
         fits = partial(_fits, node, expected)
         offset = node.index * node.object.block_size
-        for place in self._lookup.file_places(row, node.object.size):
+        files = self._lookup.file_places(row, node.object.size)
+        packs = self._lookup.pack_places(row)
+        former = self._lookup.former_places(row, node.object.size)
+        for place in (*files, *former):
             if data := self._source.file_block(place, offset, node.size, fits):
                 return data
-        for place in self._lookup.pack_places(row):
+        for place in packs:
             if data := self._source.pack_block(place, node.size, fits):
                 return data
-        self._index.doubt(row)
-        raise Gone("no file has its bytes any more")
+        if files or packs or not former:
+            self._index.doubt(row, (*files, *packs))
+        raise Gone(f"no file has its bytes any more{_where((*files, *packs, *former))}")
 
 
 def _fits(node: Node, expected: Digest, data: bytes | bytearray) -> bool:
@@ -244,10 +236,69 @@ def _fits(node: Node, expected: Digest, data: bytes | bytearray) -> bool:
     return True
 
 
-def _table(tags: dict[int, int], shares: dict[int, int]) -> tuple[Tags, Places, Tags]:
-    """Place -> tag, place -> bits of shares, as three arrays, sorted by tag."""
-    numbers = np.fromiter(tags.values(), dtype=np.uint64, count=len(tags))
-    places = np.fromiter(tags.keys(), dtype=np.int64, count=len(tags))
-    bits = np.fromiter((shares.get(place, 0) for place in tags), dtype=np.uint64, count=len(tags))
-    order = np.argsort(numbers)
-    return numbers[order], places[order], bits[order]
+def _where(places: Sequence[Place]) -> str:
+    """One of them, for a person. repr, since a name may hold what moves a terminal's cursor."""
+    return f", as {os.fsdecode(join(places[0].directory, places[0].members[0][0]))!r} has changed" if places else ""
+
+
+class _Table:
+    """Which places have which tags, and which shares they are in: three arrays, sorted by tag. Never changes."""
+
+    def __init__(
+        self, tags: dict[int, int], shares: dict[int, int], names: tuple[bytes, ...], numbered_by: Connection | None
+    ) -> None:
+        """Place -> tag; place -> bits of shares, of the current objects only; the shares' names; the database that the
+        rows are of, as another one gives them to other objects."""
+        numbers = np.fromiter(tags.values(), dtype=np.uint64, count=len(tags))
+        places = np.fromiter(tags.keys(), dtype=np.int64, count=len(tags))
+        bits = np.fromiter((shares.get(place, 0) for place in tags), dtype=np.uint64, count=len(tags))
+        order = np.argsort(numbers)
+        self.tags, self._places, self._shares = numbers[order], places[order], bits[order]
+        self._names = names
+        self.numbered_by = numbered_by
+        self.names_of = lru_cache(_ADDRESSERS)(self._names_of)
+
+    def candidates(self, tag: bytes) -> Iterator[tuple[int, int]]:
+        """Places of the objects with a tag, and bits of their shares: one as a rule, two should tags collide."""
+        number = np.uint64(int.from_bytes(tag, "big"))
+        at = int(np.searchsorted(self.tags, number))
+        while at < len(self.tags) and self.tags[at] == number:
+            yield int(self._places[at]), int(self._shares[at])
+            at += 1
+
+    def current(self) -> list[int]:
+        """Places of the current objects, in order."""
+        places: list[int] = np.sort(self._places[self._shares != 0]).tolist()
+        return places
+
+    def tags_by_place(self) -> dict[int, int]:
+        return dict(zip(self._places.tolist(), self.tags.tolist(), strict=True))
+
+    def _names_of(self, shares: int) -> frozenset[bytes]:
+        return frozenset(name for number, name in enumerate(self._names) if shares >> min(number, _LUMPED) & 1)
+
+
+class _Making:
+    """A table on its way, from objects and from what the table before knows of them."""
+
+    def __init__(self, before: _Table, numbered_by: Connection, breathe: Callable[[], None]) -> None:
+        self._known = before.tags_by_place() if before.numbered_by is numbered_by else {}
+        self._numbered_by = numbered_by
+        self._breathe = breathe
+        self._tags: dict[int, int] = {}
+        self._shares: dict[int, int] = {}
+
+    def add(self, objects: Iterable[tuple[int, ObjectRef]], realm: int, keys: ShareKeys | None, shares: int) -> None:
+        """Objects of a share with its bit; of former ones with none."""
+        for count, (row, ref) in enumerate(objects):
+            place = row << _REALM_BITS | realm
+            if place not in self._tags:
+                known = self._known.get(place)
+                self._tags[place] = int.from_bytes(addresser_of(ref, keys).tag, "big") if known is None else known
+            if shares:
+                self._shares[place] = self._shares.get(place, 0) | shares
+            if not count % _BREATH:
+                self._breathe()
+
+    def finish(self, names: tuple[bytes, ...]) -> _Table:
+        return _Table(self._tags, self._shares, names, self._numbered_by)

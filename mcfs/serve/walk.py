@@ -6,10 +6,11 @@ own: a tree may be deeper than Python recurses and than a process may hold descr
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from mcfs.protocol.catalog import MAX_NAME, MAX_TARGET, PERMISSIONS, Attributes, LinkEntry
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from mcfs.serve.beneath import Beneath
 
 _STAMP: Final = struct.Struct("<QqqQ")
+STAMP_SIZE: Final = _STAMP.size
+_BREATH: Final = 256
+"""Names that are read in 1 ms."""
 _MAX_TIME: Final = (1 << 63) - 1
 
 
@@ -46,9 +50,21 @@ class FoundDirectory:
     subdirectories: list[bytes]
     """Names, last one first; empty once the walk has been there."""
 
-    @property
-    def name(self) -> bytes:
-        return self.path.rpartition(b"/")[2]
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """Where a walk goes, and whom it tells."""
+
+    warn: Callable[[str, bytes], None]
+    """What is left out and where: special files, directories that cannot be read."""
+    enter: Callable[[bytes], bool] = lambda _: True
+    """Whether to go into a directory below the root."""
+    observe: Callable[[int, bytes], None] = lambda _, __: None
+    """An open directory that is read next, and its path: what changes from now on may be missed by the walk."""
+    breathe: Callable[[], None] = lambda: None
+    """Called every few hundred names."""
+    leave_out: tuple[int, int] | None = None
+    """Device and inode of a directory that is not to be shared: it is the server's own."""
 
 
 def stamp_of(status: os.stat_result) -> bytes:
@@ -69,29 +85,41 @@ def found_file(name: bytes, status: os.stat_result) -> FoundFile:
     return FoundFile(name, attributes_of(status), status.st_size, stamp_of(status))
 
 
-def walk(beneath: Beneath, warn: Callable[[str, bytes], None]) -> Iterator[FoundDirectory]:
-    """Every directory, post-order, the root (path b"") last. Raises OSError if the root itself cannot be read.
+def as_it_was(file: FoundFile, stamp: bytes) -> FoundFile:
+    """The file when it had that stamp."""
+    size, mtime, _, _ = _STAMP.unpack(stamp)
+    return FoundFile(file.name, replace(file.attributes, mtime_ns=mtime), size, stamp)
 
-    `warn` is told what is left out and where: special files, directories that cannot be read.
-    """
-    stack = [_read(beneath, b"", warn)]
+
+def walk(beneath: Beneath, guide: Guide) -> Iterator[FoundDirectory]:
+    """Every directory, post-order, the root (path b"") last. Raises OSError if the root itself cannot be read."""
+    stack = [_read(beneath, b"", guide)]
     while stack:
         if not stack[-1].subdirectories:
             yield stack.pop()
             continue
         path = join(stack[-1].path, stack[-1].subdirectories.pop())
+        if not guide.enter(path):
+            continue
         try:
-            stack.append(_read(beneath, path, warn))
+            stack.append(_read(beneath, path, guide))
         except OSError as error:
-            warn(f"directory left out: {error.strerror}", path)
+            if error.errno != errno.ENOENT:  # deleted meanwhile: as if it had never been there
+                guide.warn(f"directory left out: {error.strerror}", path)
 
 
-def _read(beneath: Beneath, path: bytes, warn: Callable[[str, bytes], None]) -> FoundDirectory:
+def _read(beneath: Beneath, path: bytes, guide: Guide) -> FoundDirectory:
     with beneath.directory(path) as fd:
+        status = os.fstat(fd)
+        if (status.st_dev, status.st_ino) == guide.leave_out:
+            raise OSError(errno.EBUSY, "it is the state directory of this server")
+        guide.observe(fd, path)
         found = FoundDirectory(path, attributes_of(os.fstat(fd)), [], [], [])
         with os.scandir(fd) as entries:
-            for entry in entries:
-                _sort_in(found, entry, fd, warn)
+            for count, entry in enumerate(entries, 1):
+                _sort_in(found, entry, fd, guide.warn)
+                if not count % _BREATH:
+                    guide.breathe()
     found.files.sort(key=lambda file: file.name)
     found.links.sort(key=lambda link: link.name)
     found.subdirectories.sort(reverse=True)

@@ -1,9 +1,12 @@
 """One directory's files on their way from the walk to entries.
 
-First what the database knows is set against what is there; the rest is hashed in threads. A file that cannot be read is
-left out. One that changed meanwhile is looked at again, and since its size may have changed, and with it the packs, the
-whole directory is planned again; what was hashed stays known. Nothing is hashed twice for another file's sake, but for
-the pack that it shares.
+First what the database knows, also of a file at another place, is set against what is there; the rest is hashed in
+threads. A file that cannot be read is left out. One that changed meanwhile is looked at again, and since its size may
+have changed, and with it the packs, the whole directory is planned again; what was hashed stays known. Nothing is
+hashed twice for another file's sake, but for the pack that it shares.
+
+A file that is being written, or that does not come to rest, stays as it was when it was hashed: its entry is the old
+one, and of its blocks those can be had that are still there. If it is new it is left out.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from mcfs.serve import pack
 from mcfs.serve.beneath import join
 from mcfs.serve.ledger import Known, Ledger, Packed
 from mcfs.serve.reading import Unsteady
-from mcfs.serve.walk import FoundDirectory, FoundFile, found_file
+from mcfs.serve.walk import STAMP_SIZE, FoundDirectory, FoundFile, as_it_was, found_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterator
 
     from mcfs.protocol.ids import ObjectRef
     from mcfs.serve.beneath import Beneath
@@ -57,12 +60,13 @@ class Tools:
 class DirectoryWork:
     """The files of one directory. start(), then finish() as soon as `is_done` or whenever it has to be."""
 
-    def __init__(self, found: FoundDirectory, row: int, tools: Tools) -> None:
+    def __init__(self, found: FoundDirectory, row: int, tools: Tools, unsettled: Collection[bytes] = ()) -> None:
+        """`unsettled`: names of files that are being written."""
         self.found = found
         self.row = row
         self._tools = tools
-        self._files = {file.name: file for file in found.files}
         self._known = tools.ledger.files(row)
+        self._files = {file.name: file for file in self._settle(found.files, unsettled)}
         self._gone = self._known.keys() - self._files.keys()
         self._new: dict[bytes, Known] = {}
         self._packs: list[tuple[pack.Pack, bytes]] = []
@@ -102,13 +106,27 @@ class DirectoryWork:
 
     # --- planning ----------------------------------------------------------------------------------------------------
 
+    def _settle(self, files: list[FoundFile], unsettled: Collection[bytes]) -> Iterator[FoundFile]:
+        for file in files:
+            old = self._as_it_was(file) if file.name in unsettled else file
+            if old is not None:
+                yield old
+
+    def _as_it_was(self, file: FoundFile) -> FoundFile | None:
+        """A file as it was when it was hashed; None if it never was."""
+        known = self._known.get(file.name)
+        return as_it_was(file, known.stamp) if known and len(known.stamp) == STAMP_SIZE else None
+
     def _jobs(self) -> list[Future[Any]]:
         return [*self._file_jobs, *self._pack_jobs]
 
     def _is_known(self, file: FoundFile) -> bool:
         known = self._known.get(file.name)
         if known is None or known.stamp != file.stamp:
-            return False
+            known = self._tools.ledger.elsewhere(file.stamp)
+            if known is None:
+                return False
+            self._known[file.name] = self._new[file.name] = known
         return file.size <= pack.SMALL or (known.ref is not None and known.ref.block_size == self._tools.block_size)
 
     def _start_file(self, file: FoundFile) -> None:
@@ -166,6 +184,9 @@ class DirectoryWork:
                 return
             except OSError as new_error:
                 error = new_error
+        elif isinstance(error, Unsteady) and attempts == ATTEMPTS and (old := self._as_it_was(file)) is not None:
+            self._files[file.name] = old
+            return
         if not isinstance(error, FileNotFoundError):  # a deleted file is as if it had never been there
             reason = error.strerror if isinstance(error, OSError) else "it keeps changing"
             self._tools.warn(f"left out: {reason}", join(self.found.path, file.name))

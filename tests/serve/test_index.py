@@ -12,7 +12,7 @@ from blake3 import blake3
 from mcfs.protocol.catalog import DirectoryEntry, FileEntry, LinkEntry
 from mcfs.protocol.errors import UserError
 from mcfs.protocol.ids import ObjectRef
-from mcfs.serve.index import Index, ScanProgress, Snapshot
+from mcfs.serve.index import Index, Order, ScanProgress, Snapshot
 from mcfs.serve.scan import MAX_WARNINGS
 from mcfs.serve.store import NodeStore
 from tests.serve.tree import Reader, source, walk_files
@@ -333,3 +333,16 @@ def test_progress_grows(index: Index, share: Path) -> None:
     index.scan(share, b"s", now_ms=NOW, progress=seen.append)
     assert seen[-1] == ScanProgress(5, 500_000, 500_000)
     assert seen == sorted(seen, key=lambda progress: progress.files)
+
+
+def test_the_state_directory_is_not_shared(share: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (share / "file").write_text("x")
+    observed = []
+    with Index.open(share / "a" / "state") as index:
+        order = Order(share, b"s", NOW, observe=lambda fd, path: observed.append(path))
+        snapshot = index.run(order)
+        assert set(read(index, snapshot).tree(snapshot)) == {b"", b"a", b"file"}
+        assert observed == [b"", b"a"], "its changes would be told, and looked at, and change it"
+        with pytest.raises(UserError, match="state directory"):
+            index.scan(share / "a" / "state", b"t", now_ms=NOW)
+    assert "state directory of this server" in caplog.text

@@ -70,7 +70,7 @@ def test_only_what_changed_is_read(state: Path, files: Path) -> None:
         (files / "sub" / "small3").write_text("other")
         assert check(index, files) <= 20
         (files / "sub").rename(files / "moved")
-        check(index, files)
+        assert check(index, files) == 0
         (files / "large").unlink()
         assert check(index, files) == 0
 
@@ -92,7 +92,8 @@ def test_a_block_size_of_its_own(state: Path, files: Path) -> None:
         Index.open(state, block_size=100_000)
 
 
-def test_rows_and_pages_do_not_pile_up(state: Path, files: Path) -> None:
+def test_rows_and_pages_do_not_pile_up(state: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcfs.serve.ledger.MAX_FORMER", 0)
     with Index.open(state, block_size=BLOCK) as index:
         store = NodeStore(index)
         for i in range(5):
@@ -322,14 +323,45 @@ def test_a_long_scan_commits_on_its_way(
     assert committed[-1] == 20
 
 
-def test_a_full_disk_is_the_users_to_mend(index: Index, files: Path) -> None:
+def test_on_a_full_disk_the_index_goes_on_in_memory(
+    index: Index, files: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert check(index, files) == 41
     for i in range(500):
         (files / f"more{i}").write_text("x")
     index._database.writer.rows("PRAGMA max_page_count = 1")  # no page more than there are
-    with pytest.raises(UserError, match="full"):
-        index.scan(files, b"s", now_ms=NOW)
-    index._database.writer.rows("PRAGMA max_page_count = 1000000")
+    assert check(index, files) < 2 * 520, "what was known is still known"
+    (files / "new").write_text("new")
     check(index, files)
+    assert caplog.text.count("kept in memory") == 1
+    assert caplog.text.count("disk is full") == 1
+
+
+def test_what_memory_has_taken_over_is_lost_at_the_end(state: Path, files: Path) -> None:
+    with Index.open(state) as index:
+        check(index, files)
+        index._database.writer.rows("PRAGMA query_only = ON")
+        (files / "new").write_bytes(os.urandom(2 * BLOCK))
+        check(index, files)
+        assert index._database.in_memory
+    with Index.open(state) as index:
+        assert check(index, files) == 1
+        assert not index._database.in_memory
+
+
+def test_a_damaged_database_is_made_anew_while_it_is_used(
+    index: Index, files: Path, state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    check(index, files)
+    index._database.writer.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    with (state / "state.sqlite").open("r+b") as file:
+        file.seek(100)
+        file.write(os.urandom((state / "state.sqlite").stat().st_size - 100))
+    for connection in (index._database.writer, index._database.reader):
+        connection.rows("PRAGMA cache_size = 0")
+        connection.rows("PRAGMA shrink_memory")
+    check(index, files)
+    assert caplog.text.count("is damaged") == 1
 
 
 def test_a_state_directory_without_a_database_file(tmp_path: Path) -> None:

@@ -240,7 +240,9 @@ def test_what_proved_wrong_is_hashed_by_the_next_scan(index: Index, store: NodeS
     assert Reader(store).tree(snapshot)[b"file"][-1] == content
 
 
-def test_the_old_version_lives_for_one_replace_more(index: Index, store: NodeStore, share: Path) -> None:
+def test_old_versions_live_on_while_they_are_kept(
+    index: Index, store: NodeStore, share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (share / "file").write_bytes(os.urandom(3 * BLOCK))
     (share / "other").write_bytes(os.urandom(3 * BLOCK))
     old = publish(index, store, share)
@@ -256,6 +258,9 @@ def test_the_old_version_lives_for_one_replace_more(index: Index, store: NodeSto
     assert len(store.load(Node(ref, 1, 0))) == 96
     with pytest.raises(Gone):
         store.load(channel.node)
+    store.replace([index.scan(share, b"s", now_ms=NOW)])
+    assert store.resolve(group) == channel
+    monkeypatch.setattr("mcfs.serve.ledger.MAX_FORMER", 0)
     store.replace([index.scan(share, b"s", now_ms=NOW)])
     assert store.resolve(group) is None
     with pytest.raises(Gone):

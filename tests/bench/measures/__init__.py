@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.bench.measures import alone, caching, compared, keyed, on_link, plugged_in
+from tests.bench.measures import alone, caching, changing, compared, keyed, on_link, plugged_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +21,7 @@ MEASURES: Final[dict[str, Measure]] = {
     **plugged_in.MEASURES,
     **keyed.MEASURES,
     **caching.MEASURES,
+    **changing.MEASURES,
 }
 LONG: Final = ("mld", "attacker", "crash", "quota")
 """Measured only if asked for."""
