@@ -70,6 +70,10 @@ class Versions:
         change = self._changes.get(newest.name)
         return newest if change is None else change.shown
 
+    def is_changing(self, name: bytes) -> bool:
+        """Whether an older version than the newest is shown of a share."""
+        return name in self._changes
+
     def announced(self, before: Announcement, newest: Announcement, *, now: float) -> None:
         """A share has a newer version than the one before."""
         name = newest.name

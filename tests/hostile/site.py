@@ -40,8 +40,8 @@ GOOD = b"honest bytes\n" * 10_000
 INTERFACE = Interface("lan", 1, 1500, host(0), False, 10**9, Kind.WIRED, True, True, True)
 TICK = 1e-5
 """Seconds that pass at least, or what is due a rounding error later would be waited for without end."""
-SHOWN = 0.3
-"""Seconds in which the top of a new version comes, so that it is shown."""
+SHOWN = 2.0
+"""Seconds in which the top of a new version comes, so that it is shown, if it is ever shown."""
 STEPS = 50
 """Events of the link between two looks whether somebody waits no more."""
 
@@ -153,7 +153,9 @@ class Site:
         again = share in self.announced
         self.announce(datagram, share)
         if again:
-            await trio.sleep(SHOWN)
+            with trio.move_on_after(SHOWN):
+                while self.client._versions.is_changing(share):
+                    await trio.sleep(0.1)
 
     def receive(self, group: Group, datagram: bytes) -> None:
         """A datagram comes in a channel, from the server's address."""
