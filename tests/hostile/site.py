@@ -154,7 +154,7 @@ class Site:
         self.announce(datagram, share)
         if again:
             with trio.move_on_after(SHOWN):
-                while self.client._versions.is_changing(share):
+                while self.client._versions.is_changing(share):  # noqa: ASYNC110 - nothing tells
                     await trio.sleep(0.1)
 
     def receive(self, group: Group, datagram: bytes) -> None:

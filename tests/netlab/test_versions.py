@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.netlab.harness import MIB, Job, Site, random_file, same_bytes, wait_until
+from tests.netlab.harness import MIB, Serving, Site, random_file, same_bytes, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.netlab
 
 VERSIONS: Final = 100
-RATE: Final = 400_000_000
+RATE: Final = "400M"
 SEEN: Final = 3.0
 """Seconds within which clients show a new version."""
 BUSY: Final = 5.0
@@ -39,35 +39,32 @@ class Publishing:
     """A server of the directory `data`, which publishes when it is told to."""
 
     site: Site
-    versions: int = 0
-    job: Job = field(init=False)
+    serving: Serving = field(init=False)
 
     def __post_init__(self) -> None:
         self.directory = self.site.directory / "data"
         self.directory.mkdir()
         self.state = self.site.new_directory("state")
 
-    def start(self) -> None:
-        command: list[str | Path] = [sys.executable, "-m", "tests.netlab.version_server"]
-        command += [self.state, self.directory, str(RATE)]
-        self.job = self.site.start(self.site.lab.server, command)
-        self.versions = 0
-        self._wait()
+    def start(self, *options: str) -> None:
+        options = ("--rate", RATE, *options)
+        self.serving = self.site.serve(self.site.lab.server, self.directory, state=self.state, options=options)
 
     def publish(self) -> None:
         """Returns when the new version is announced."""
-        self.job.process.send_signal(signal.SIGUSR1)
-        self._wait()
+        before = self.versions()
+        self.serving.job.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.versions() > before, DEADLINE, "a version is published")
+
+    def versions(self) -> int:
+        """How many came after the first."""
+        return self.serving.job.output.count(": changed: version ")
 
     def write(self, name: str, data: bytes) -> None:
         """As programs should: what is there under the name is always complete."""
         new = self.directory.parent / "new"
         new.write_bytes(data)
         new.replace(self.directory / name)
-
-    def _wait(self) -> None:
-        self.versions += 1
-        wait_until(lambda: f"published {self.versions}\n" in self.job.output, DEADLINE, "a version is published")
 
 
 @pytest.fixture
@@ -108,7 +105,7 @@ def test_each_hash_is_that_of_one_version(publishing: Publishing, capsys: pytest
             hashes[name].append(hashlib.sha256(data).hexdigest())
 
     write(0)
-    publishing.start()
+    publishing.start("--no-watch")
     mounts = [site.mount(host, "data", timeout=10) for host in site.lab.clients]
     readers = [
         site.start(mounted.host, [*READERS, how, *(mounted.path / name for name in names)])
@@ -142,16 +139,16 @@ def test_a_restarted_server_with_another_version(publishing: Publishing) -> None
     data = random_file(publishing.directory / "large", 64 * MIB)
     old, new = content(1, "x"), content(2, "x")
     publishing.write("x", old)
-    publishing.start()
+    publishing.start("--no-watch")
     mounted = site.mount(site.lab.clients[0], "data", timeout=15)
     file = os.open(mounted.path / "x", os.O_RDONLY)
     try:
         before = site.sent()
         job = site.start(mounted.host, same_bytes(data, mounted.path / "large"))
         site.wait_sent(before, 16 * MIB, DEADLINE)
-        publishing.job.kill()
+        publishing.serving.kill()
         publishing.write("x", new)
-        publishing.start()
+        publishing.start("--no-watch")
         assert seconds_until_shown(mounted.path / "x", new) < SEEN + BUSY
         assert os.fstat(file).st_size == len(old)
         start = time.monotonic()
@@ -168,7 +165,7 @@ def test_what_is_mapped_stays_what_it_was(publishing: Publishing) -> None:
     old = content(0, "x")
     new = random.Random(5).randbytes(MIB) + old[MIB:]
     publishing.write("x", old)
-    publishing.start()
+    publishing.start("--no-watch")
     mounted = publishing.site.mount(publishing.site.lab.clients[0], "data", timeout=15)
     path = mounted.path / "x"
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
@@ -187,7 +184,7 @@ def test_what_is_mapped_stays_what_it_was(publishing: Publishing) -> None:
 
 def test_names_come_and_go(publishing: Publishing) -> None:
     publishing.write("x", b"first")
-    publishing.start()
+    publishing.start("--no-watch")
     one, two = publishing.site.lab.clients
     roots = [publishing.site.mount(one, "data").path, publishing.site.mount(two, None).path / "data"]
     wait_until((roots[1] / "x").exists, DEADLINE, "the share is heard")

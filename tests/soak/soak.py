@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import psutil
 
 from mcfs.cli.lab import Lab
-from tests.netlab.harness import Job, Mounted, Site, groups_joined, wait_until
+from tests.netlab.harness import Mounted, Site, groups_joined, wait_until
 from tests.soak.content import whole
 from tests.soak.samples import Life, Sample
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mcfs.cli.lab import Host
+    from tests.netlab.harness import Job, Serving
 
 PREFIX: Final = "mcfs-soak"
 FILES: Final = 24
@@ -33,7 +33,7 @@ PAGES: Final = 2048
 """Of each file: 8 MiB."""
 CACHE: Final = 512 << 20
 """Bytes of the file system that a cache is on. A cache takes a tenth of it, which is a quarter of the files."""
-RATE: Final = 200_000_000
+RATE: Final = "200M"
 TIMEOUT: Final = 15
 SAMPLE: Final = 2.0
 WARM_UP: Final = 0.2
@@ -82,8 +82,7 @@ class Soak:
         self._state = site.new_directory("state")
         self._numbers = random.Random(1)
         self._generation = 0
-        self._published = 0
-        self._server: Job | None = None
+        self._serving: Serving | None = None
         self._result = Result(0.0, 0, 0, Counter(), [])
         self._lives: dict[int, Life] = {}
 
@@ -118,28 +117,26 @@ class Soak:
         new.replace(self._directory / str(file))
 
     def _start_server(self) -> None:
-        command: list[str | Path] = [sys.executable, "-m", "tests.netlab.version_server"]
-        command += [self._state, self._directory, str(RATE)]
-        self._server = self._site.start(self._site.lab.server, command)
-        self._published = 0
-        self._wait_published()
+        options = ("--rate", RATE)
+        self._serving = self._site.serve(self._site.lab.server, self._directory, state=self._state, options=options)
 
     def _publish(self) -> None:
-        assert self._server is not None
+        before = self._versions()
         self._write(self._numbers.randrange(FILES))
-        self._server.process.send_signal(signal.SIGUSR1)
-        self._wait_published()
+        wait_until(lambda: self._versions() > before, DEADLINE, "the new version is published")
         self._result.versions += 1
 
-    def _wait_published(self) -> None:
-        server = self._server
-        assert server is not None
-        self._published += 1
-        wait_until(lambda: f"published {self._published}\n" in server.output, DEADLINE, "a version is published")
+    def _versions(self) -> int:
+        assert self._serving is not None
+        return self._serving.job.output.count(": changed: version ")
 
     def _restart(self) -> None:
-        assert self._server is not None
-        self._server.kill()
+        """Now in good order, now killed."""
+        assert self._serving is not None
+        if self._result.restarts % 2:
+            self._serving.stop()
+        else:
+            self._serving.kill()
         self._write(self._numbers.randrange(FILES))
         self._start_server()
         self._result.restarts += 1
@@ -191,18 +188,18 @@ class Soak:
             time.sleep(0.05)
 
     def _sample(self, mounts: list[Mounted]) -> None:
-        assert self._server is not None
-        hosts = [(mounted.host, str(mounted.path)) for mounted in mounts]
-        for host, word in [*hosts, (self._site.lab.server, "tests.netlab.version_server")]:
-            for pid in self._site.lab.pids(host):
+        assert self._serving is not None
+        self._sample_process(self._site.lab.server, self._serving.job.process.pid)
+        for mounted in mounts:
+            for pid in self._site.lab.pids(mounted.host):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    self._sample_process(host, psutil.Process(pid), word)
+                    command = psutil.Process(pid).cmdline()
+                    if str(mounted.path) in command and "tests.soak.reader" not in command:
+                        self._sample_process(mounted.host, pid)
 
-    def _sample_process(self, host: Host, process: psutil.Process, word: str) -> None:
-        command = process.cmdline()
-        if word not in command or "tests.soak.reader" in command:
-            return
-        life = self._lives.setdefault(process.pid, Life(f"{host.name} {process.pid}"))
+    def _sample_process(self, host: Host, pid: int) -> None:
+        process = psutil.Process(pid)
+        life = self._lives.setdefault(pid, Life(f"{host.name} {pid}"))
         groups = self._groups(host)
         if groups > MAX_GROUPS + CONTROL_GROUPS and host is not self._site.lab.server:
             self._result.problems.append(f"{host.name}: {groups} groups at once")
