@@ -320,7 +320,8 @@ class Client:
         known = self._listings.get(content)
         return known if known is not None else await self._fetch_listing(share, content)
 
-    def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
+    def open(self, path: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
+        share = path.partition(b"/")[0]
         self._follow_tree(share, entry, upcoming)
         self._use(share)
         channel = self._keyring.channel(share, self._keys_of(share))
@@ -328,14 +329,14 @@ class Client:
         if self._memberships.hold_share(channel, now=self._clock()):
             self._wake.set()
         if entry.extent is not None:
-            self._begin(share, entry.name, entry.extent)
+            self._begin(share, path, entry.extent)
         return FileReader(self, share, self._version(share), entry)
 
-    def _begin(self, share: bytes, name: bytes, extent: Extent) -> None:
+    def _begin(self, share: bytes, path: bytes, extent: Extent) -> None:
         """A file is open: what it needs stays, and its first block will be read."""
         object_ = extent.object
         self._cache.opened(object_)
-        if object_.geometry.top_level and self._cache.is_new_version(share + b"/" + name, object_):
+        if object_.geometry.top_level and self._cache.is_new_version(path, object_):
             self._tree.expect_known(object_)
         first = Node(object_, 0, extent.offset // object_.block_size)
         self._tree.request(first, share, urgent=False, now=self._clock())

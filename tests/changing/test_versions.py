@@ -70,6 +70,20 @@ async def test_a_new_version_is_shown(world: World) -> None:
     assert await failure(world, lambda: world.kernel.open(b"b")) == errno.ENOENT
 
 
+async def test_files_of_one_name_are_not_versions_of_each_other(world: World) -> None:
+    world.publish({b"x": made(4), b"d/x": made(3)})
+    await world.wait(SHOWN)
+    for _ in range(2):
+        assert await read(world, b"x") == made(4)
+        assert await read(world, b"d/x") == made(3)
+        await world.do(world.kernel.forget)
+    assert not world.client._tree._versions
+    world.publish({b"x": made(5), b"d/x": made(3)})
+    await world.wait(SHOWN)
+    assert await read(world, b"x") == made(5)
+    assert set(world.client._tree._versions) == {world.ref(made(5))}
+
+
 async def test_a_version_whose_top_never_comes_is_not_shown(world: World) -> None:
     """What is cached of the one before can be read although the server has announced another one and gone."""
     assert await read(world, b"d/x") == made(3)
