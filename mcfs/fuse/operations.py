@@ -201,10 +201,10 @@ class McfsOperations(ReadOnly):
         return out
 
     def _counted(self) -> list[Announcement]:
-        shares = self._backend.shares()
         if self._settings.share is None:
-            return list(shares.values())
-        return [shares[self._settings.share]] if self._settings.share in shares else []
+            return list(self._backend.shares().values())
+        announcement = self._backend.share(self._settings.share)
+        return [announcement] if announcement is not None else []
 
     @translated
     async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
