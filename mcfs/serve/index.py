@@ -62,6 +62,8 @@ class Index:
         self._threads = threads
         self._scanning = threading.Lock()
         self._roots: dict[int, _Root] = {}
+        self._root_of: dict[bytes, int] = {}
+        """Of each share, by name."""
         self._logged: set[str] = set()
         """Warnings."""
         self._doubts: set[int] = set()
@@ -141,22 +143,28 @@ class Index:
                 snapshot = scan.run(self.block_size, threads or self._threads)
                 if order.touched.everything:
                     ledger.remove_objects(ledger.orphans())
-                self._serve(scan)
+                self._serve(scan, order.name)
+                self._close_roots(self._roots.keys() - ledger.roots())
             finally:
                 scan.close()
                 self.statistics.files_read += scan.meter.files_read
                 self.statistics.bytes_hashed += scan.meter.bytes_hashed
         return snapshot
 
-    def _serve(self, scan: Scan) -> None:
+    def _serve(self, scan: Scan, name: bytes) -> None:
         """Load from the very directory that was scanned, even if another one takes its name."""
         root, identity = scan.root, scan.beneath.identity
+        self._root_of[name] = root
         old = self._roots.get(root)
         if old is not None and old.identity == identity:
             return  # threads are reading from it
         self._roots[root] = _Root(scan.beneath.successor(_SERVING_DIRECTORIES), identity, scan.root_path)
         if old is not None:
             old.beneath.close()
+
+    def _close_roots(self, rows: Iterable[int]) -> None:
+        for row in rows:
+            self._roots.pop(row).beneath.close()
 
     # --- for the store -----------------------------------------------------------------------------------------------
 
@@ -175,6 +183,12 @@ class Index:
     def former_of(self, name: bytes) -> Iterator[tuple[int, ObjectRef]]:
         """The objects of a share's earlier snapshots, as far as they are kept, with their rows."""
         return Ledger(self._database.writer).former_of(name)
+
+    @property
+    def roots(self) -> tuple[frozenset[int], frozenset[int]]:
+        """Those of the shares, and those that they had before and that are open still."""
+        current = frozenset(self._root_of.values())
+        return current, frozenset(self._roots) - current
 
     def root(self, row: int) -> Beneath | None:
         """The open directory of a root that this index has scanned since it was opened."""
