@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, Self
 
 from mcfs.protocol.errors import UserError
 from mcfs.protocol.ids import DEFAULT_BLOCK_SIZE, is_block_size
-from mcfs.serve.changes import EVERYTHING
 from mcfs.serve.database import Database, is_damage, is_unwritable
 from mcfs.serve.ledger import Ledger
 from mcfs.serve.scan import Order, Scan, ScanProgress, Snapshot
@@ -64,6 +63,8 @@ class Index:
         self._roots: dict[int, _Root] = {}
         self._root_of: dict[bytes, int] = {}
         """Of each share, by name."""
+        self._versions: dict[bytes, int] = {}
+        """Of each share, by name: none may be lower later, also if the database is lost and the clock is set back."""
         self._logged: set[str] = set()
         """Warnings."""
         self._doubts: set[int] = set()
@@ -71,7 +72,8 @@ class Index:
         """Called, in any thread, with the real path of a root and a directory below it in which a file is not what it
         was when it was hashed."""
         self.on_failure: Callable[[], None] = lambda: None
-        """Called, in any thread, when the state database cannot be read. The next scan of everything mends that."""
+        """Called, in any thread, when the state database cannot be read, or was made anew: then what is known of shares
+        may be lost. The next scan of everything mends that."""
 
     @classmethod
     def open(cls, state_dir: Path, block_size: int = DEFAULT_BLOCK_SIZE, threads: int | None = None) -> Self:
@@ -115,9 +117,10 @@ class Index:
                 return self._scan(order, threads)
             except sqlite3.Error as error:
                 self._mend(error)
-            # What was kept of directories may be lost now, so everything is looked at.
+            # What was kept of directories may be lost now, so everything is looked at; of the other shares as well.
+            self.on_failure()
             try:
-                return self._scan(replace(order, touched=EVERYTHING), threads)
+                return self._scan(replace(order, touched=replace(order.touched, everything=True)), threads)
             except sqlite3.Error as error:
                 raise UserError(f"state database: {error}") from None
 
@@ -138,11 +141,13 @@ class Index:
         with ledger.transaction():
             while self._doubts:
                 ledger.doubt(self._doubts.pop())
-            scan = Scan(order, ledger, self._logged, self._database.directory_id)
+            newest = self._versions.get(order.name, 0)
+            scan = Scan(order, ledger, self._logged, self._database.directory_id, newest=newest)
             try:
                 snapshot = scan.run(self.block_size, threads or self._threads)
                 if order.touched.everything:
                     ledger.remove_objects(ledger.orphans())
+                self._versions[order.name] = snapshot.version
                 self._serve(scan, order.name)
                 self._close_roots(self._roots.keys() - ledger.roots())
             finally:
