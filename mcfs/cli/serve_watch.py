@@ -130,7 +130,7 @@ class Reindexing:
             for share in self.shares:
                 self._watch(share)
             index.on_doubt = self._doubt_from_thread
-            index.on_failure = self._failure_from_thread
+        index.on_failure = self._failure_from_thread
 
     # --- the first time ---
 
@@ -273,9 +273,10 @@ class Reindexing:
         self._soon(self._database_failed)
 
     def _soon(self, do: Callable[..., object], *arguments: bytes) -> None:
-        if self._token is not None:
+        token = self._token
+        if token is not None:
             with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(do, *arguments, idempotent=True)
+                token.run_sync_soon(do, *arguments, idempotent=True)
 
     def _doubt(self, root: bytes, directory: bytes) -> None:
         """A file is not what it was, and perhaps nobody told (it was written through a mapping, or a hard link)."""

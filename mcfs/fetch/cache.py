@@ -164,6 +164,10 @@ class Cache:
         """False while the disk cannot be written."""
         return self._directory is not None and self._health.keeping
 
+    def try_again(self) -> None:
+        """Whether the disk can be written shall show with the next store, rather than after many of them."""
+        self._health.hurry()
+
     @property
     def used(self) -> int:
         """Bytes that the objects take on the disk."""

@@ -193,9 +193,8 @@ def _prepare(path: Path) -> bool:
     with suppress(FileExistsError):
         objects.mkdir(mode=0o700)
     _check_owner(objects)
-    version = path / "version"
-    if not version.exists() or version.read_text() != FORMAT_TEXT:
-        _start_anew(objects, version)
+    if not is_cache(path):
+        _start_anew(objects, path / "version")
     clean = (path / "clean").exists()
     with suppress(OSError):
         (path / "clean").unlink(missing_ok=True)

@@ -36,6 +36,10 @@ class Health:
         self._skip -= 1
         return False
 
+    def hurry(self) -> None:
+        """The next store is to be tried, however many were to be let pass."""
+        self._skip = 0
+
     def failed(self, error: OSError) -> None:
         if error.errno == errno.EFBIG:
             return  # one object too large for this file system; the others are not

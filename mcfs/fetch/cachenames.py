@@ -1,10 +1,10 @@
 """Which object a file was when it was opened last: what tells a new version from a file never seen.
 
-    names    a line for each file opened: the object's id in hexadecimal digits, a blank, share/name, %-quoted
+    names    a line for each file opened: the object's id in hexadecimal digits, a blank, share/path, %-quoted
 
 Only a hint. With it the pages of a new version are fetched before its blocks, since most of these may be there already;
 without it the first blocks are asked for together with the page, and come in vain. People see the names in `mcfs cache
-ls`. Lines are added at the end; the file is written anew when it is opened with twice as many as are kept.
+ls`. Lines are added at the end; the file is written anew when it has twice as many as are kept.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 FILE: Final = "names"
 MAX_NAMES: Final = 16_384
 """Files of more than one block that are remembered; some 3 MB of memory. Others are not noted."""
+MAX_LENGTH: Final = 512
+"""Bytes of a name. The file is twice MAX_NAMES lines long at most: 52 MB if each byte of such names is quoted."""
 _MAX_BYTES: Final = 16 << 20
-"""Read of the file: 2 * MAX_NAMES lines of 255 bytes, all quoted, for the share and for the name would be longer."""
+"""Read of the file, from its end."""
 _SAFELY: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LINE: Final = re.compile(rb"([0-9a-f]{64}) ([!-~]+)")
 
@@ -38,12 +40,16 @@ class Names:
         self._path = directory / FILE if directory is not None else None
         self._objects: dict[bytes, ObjectId] = {}
         self._unwritten: list[bytes] = []
+        self._lines = 0
+        """In the file."""
         self._lock = Lock()
         if self._path is not None:
             self._load(self._path)
 
     def note(self, name: bytes, object_: ObjectId) -> ObjectId | None:
         """The file is that object now; returns which one it was before, None if it is new or was the same."""
+        if len(name) > MAX_LENGTH:
+            return None
         with self._lock:
             before = self._objects.get(name)
             if before == object_:
@@ -59,8 +65,13 @@ class Names:
             return
         with self._lock:
             lines, self._unwritten = self._unwritten, []
+            self._lines += len(lines)
+            anew = self._lines > 2 * MAX_NAMES
+            if anew:
+                lines = [_line(name, object_) for name, object_ in self._objects.items()]
+                self._lines = len(lines)
         with suppress(OSError):
-            _write(self._path, os.O_APPEND, b"".join(lines))
+            _write(self._path, os.O_TRUNC if anew else os.O_APPEND, b"".join(lines))
 
     def _enter(self, name: bytes, object_: ObjectId) -> None:
         self._objects.pop(name, None)
@@ -70,11 +81,9 @@ class Names:
 
     def _load(self, path: Path) -> None:
         lines = _read_lines(path)
+        self._lines = len(lines)
         for object_, name in lines:
             self._enter(name, object_)
-        if len(lines) > 2 * MAX_NAMES:
-            with suppress(OSError):
-                _write(path, os.O_TRUNC, b"".join(_line(name, object_) for name, object_ in self._objects.items()))
 
 
 def names_of(directory: Path) -> dict[ObjectId, bytes]:
@@ -102,6 +111,7 @@ def _line(name: bytes, object_: ObjectId) -> bytes:
 
 def _read(path: Path) -> bytes:
     with open(os.open(path, os.O_RDONLY | _SAFELY), "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _MAX_BYTES))
         return file.read(_MAX_BYTES)
 
 

@@ -58,6 +58,10 @@ MAX_NODE_SILENCE: Final = 16.0
 UNHEARD: Final = 3.0
 """Seconds after which a node that was also joined anew is one that its server does not know, if there is another reason
 to think so. A server that knows it would name it in beacons, send it or say that it is gone."""
+UNHEARD_BESIDE: Final = 10.0
+"""The same while other nodes of its origin come: it may be behind them, and a single reader gets no beacons."""
+ANSWER: Final = 1.0
+"""Seconds from a join within which a server that knows the node, and has nothing else to send, does something."""
 STALL: Final = 0.2
 """Seconds between two looks at the time after which the silence may have been ours: what came waits in the buffer."""
 SILENT_PLACES: Final = 4
@@ -176,6 +180,7 @@ class _Fetch:
     last_new: float = float("-inf")
     patience: float = NODE_SILENCE
     not_before: float = float("-inf")
+    queued_at: float = NEVER
     gathered: Gathered = field(init=False)
     offered_t: int = 0
     """Symbol size of what was assembled last."""
@@ -285,12 +290,17 @@ class Fetcher:
     def wants(self, node: Node) -> bool:
         return node in self._by_node
 
-    def is_unheard(self, node: Node, *, now: float) -> bool:
-        """Whether a node was joined again in vain: nothing came of it, and no beacon named it, for UNHEARD seconds."""
+    def is_unheard(self, node: Node, *, since: float, now: float) -> bool:
+        """Whether a node was joined again in vain, with a server that has been there without a break `since` then:
+        nothing came of it, and no beacon named it, for UNHEARD seconds."""
         fetch = self._by_node.get(node)
-        if fetch is None or not fetch.rejoins or fetch.origin.period:
+        if fetch is None or fetch.state is not State.JOINED or not fetch.rejoins or fetch.origin.period:
             return False
-        return now - max(fetch.wanted_at, fetch.last_new, fetch.last_named) > UNHEARD
+        if fetch.joined_at <= since or now - fetch.joined_at < ANSWER:
+            return False
+        beside = now - fetch.origin.last_heard < ANSWER
+        quiet = now - max(fetch.wanted_at, fetch.last_new, fetch.last_named, since)
+        return quiet > (UNHEARD_BESIDE if beside else UNHEARD)
 
     def hold(self, group: Group) -> None:
         """Stay joined to a control channel, beside the cap."""
@@ -532,7 +542,7 @@ class Fetcher:
         fetch = self._fetches.get(group)
         if fetch is not None and fetch.state is State.JOINED:
             self._unjoin(fetch)
-            self._requeue(fetch)
+            self._requeue(fetch, now)
             fetch.not_before = now + SILENCE
 
     # --- time ---
@@ -579,11 +589,11 @@ class Fetcher:
         length = node.size + (SEAL_SIZE if seal else 0)
         fetch = _Fetch(node, group, known, urgent, now, length, seal=seal)
         self._fetches[group] = self._by_node[node] = fetch
-        self._requeue(fetch)
+        self._requeue(fetch, now)
         return fetch
 
-    def _requeue(self, fetch: _Fetch) -> None:
-        fetch.state = State.QUEUED
+    def _requeue(self, fetch: _Fetch, now: float) -> None:
+        fetch.state, fetch.queued_at = State.QUEUED, now
         self._enqueue(fetch)
 
     def _enqueue(self, fetch: _Fetch) -> None:
@@ -596,7 +606,8 @@ class Fetcher:
 
     def _join(self, fetch: _Fetch, now: float) -> Group:
         self._unqueue(fetch)
-        if fetch.joined_at == NEVER:  # as long as it was queued, what its origin received was a sign of life
+        if fetch.joined_at == NEVER or now - fetch.queued_at > STALL:
+            # As long as it was queued, for want of room, what its origin received was a sign of life.
             fetch.last_named = max(fetch.last_named, fetch.origin.last_heard)
         fetch.state, fetch.joined_at, fetch.came, fetch.contested = State.JOINED, now, 0, False
         fetch.filled = self._outstanding >= self.window // 2
@@ -725,7 +736,7 @@ class Fetcher:
         fetch.doubted = fetch.contested = True
         fetch.gathered.change(partial(self._doubted, fetch))
         if fetch.state is State.DONE:
-            self._requeue(fetch)
+            self._requeue(fetch, now)
             fetch.not_before = now + TICK
 
     def _doubted(self, fetch: _Fetch, source: Host, collected: Collected) -> Collected:
@@ -756,7 +767,7 @@ class Fetcher:
             fetch.origin.joined += 1
             self._lacks(fetch, fetch.gathered.missing)
         else:
-            self._requeue(fetch)
+            self._requeue(fetch, now)
             fetch.not_before = now + TICK
 
     def _check_pass(self, fetch: _Fetch, now: float) -> None:
@@ -833,7 +844,7 @@ class Fetcher:
         del self._fetches[fetch.group]
         fetch.group = group
         self._fetches[group] = fetch
-        self._requeue(fetch)
+        self._requeue(fetch, now)
 
     def _has_room(self, fetch: _Fetch, taken: int) -> bool:
         """Whether its origin's class, if it is a slow one, would bring it soon; `taken` bytes are to be joined with
@@ -937,7 +948,7 @@ class Fetcher:
         fetch.rejoins += 1
         self._unjoin(fetch)
         self._leave(fetch.group, now)
-        self._requeue(fetch)
+        self._requeue(fetch, now)
 
 
 __all__ = ["Assembled", "Changes", "Event", "Failed", "Fetcher", "Limits"]

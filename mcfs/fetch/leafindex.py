@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MAX_BLOCKS: Final = 1 << 18
 """Entries: 256 GiB at the default block size. They take some 120 bytes each, 30 MB in all; the default limit of the
 cache is 20,480 blocks."""
+BLOCKS_PER_OBJECT: Final = 8
+"""Objects that entries may be of: one for so many entries, 32,768 in all. The blocks of a file that changes again and
+again stay as many, while each version is an object of its own."""
 _PREFIX: Final = 8
 _INDEX_BITS: Final = 40
 """A block's number has so many (MAX_BLOCKS of the protocol)."""
@@ -53,6 +56,7 @@ class LeafIndex:
 
     def __init__(self, max_blocks: int = MAX_BLOCKS) -> None:
         self._half = max(1, max_blocks // 2)
+        self._objects = max(1, self._half // BLOCKS_PER_OBJECT)
         self._young = _Generation()
         self._old = _Generation()
         """What was entered earlier; when the young ones are half of all, these are forgotten."""
@@ -64,18 +68,23 @@ class LeafIndex:
     def add(self, digest: Digest, node: Node) -> None:
         """The block is in the cache, and has that hash."""
         with self._lock:
-            if len(self._young.places) >= self._half:
+            if self._is_full(self._young, node):
                 self._old, self._young = self._young, _Generation()
             self._young.add(_key(digest), node)
 
     def add_older(self, digest: Digest, node: Node) -> bool:
         """The same of a block that is no better than any other; False if there is no room for such ones any more."""
         with self._lock:
-            if len(self._old.places) >= self._half:
+            if self._is_full(self._old, node):
                 return False
             if _key(digest) not in self._old.places:
                 self._old.add(_key(digest), node)
             return True
+
+    def _is_full(self, generation: _Generation, node: Node) -> bool:
+        if len(generation.places) >= self._half:
+            return True
+        return len(generation.objects) >= self._objects and node.object not in generation.numbers
 
     def find(self, digest: Digest) -> Node | None:
         """A block that had the hash when it was entered."""

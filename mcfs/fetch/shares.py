@@ -36,6 +36,8 @@ MAX_REMARKS: Final = 64
 SETTLE: Final = 0.3
 """Seconds from the first announcement of an unknown name until its publisher is chosen: servers announce at once when
 somebody joins, and reports of joins take up to 24 ms."""
+BREAK: Final = 1.6
+"""Seconds without an announcement after which a share was away: there is one every second."""
 MAX_GONE: Final = 1024
 """Nodes of a share of which it is known when they were last said to be gone."""
 CHANGE_PAUSE: Final = 60.0
@@ -61,6 +63,8 @@ class Share:
     """Seconds; see `Announcement`. That of the last announcement that was not repeated by somebody."""
     interfaces: dict[int, float] = field(default_factory=dict)
     """Indexes of the interfaces on which it was heard, and when."""
+    steady_since: float = float("-inf")
+    """Since when it has been announced without a break."""
     gone: OrderedDict[Group, int] = field(default_factory=OrderedDict)
     """Nodes that cannot be produced, and the latest time at which that was signed."""
     changed_at: float = float("-inf")
@@ -275,7 +279,7 @@ class ShareTable:
             if name in self._withdrawn or not self._has_room(name):
                 self.refused += 1
                 return Heard()
-            share = self._shares[name] = Share(announcement, now, pin, floor)
+            share = self._shares[name] = Share(announcement, now, pin, floor, steady_since=now)
             if name in self._wanted:
                 self._counting.add(pin.fingerprint)
             elif name not in self._trust.pins:
@@ -312,6 +316,8 @@ class ShareTable:
         """Whether this is not repeated by somebody; then the share is there."""
         if not share.freshness.heard(announcement.addresses, announcement.time_ms, now=now):
             return False
+        if now - share.last_heard > BREAK:
+            share.steady_since = now
         share.last_heard = share.interfaces[interface] = now
         share.period = announcement.period
         return True

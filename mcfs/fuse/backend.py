@@ -52,9 +52,10 @@ class Backend(Protocol):
         """Seconds after which whatever is asked of a share has failed."""
         ...
 
-    def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
-        """Open a file. `upcoming` gives the files that a reader of the whole tree would read next, in that order, and
-        None now and then, so that looking for the next can be bounded."""
+    def open(self, path: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
+        """Open a file; `path` is the share's name and the names below it. `upcoming` gives the files that a reader of
+        the whole tree would read next, in that order, and None now and then, so that looking for the next can be
+        bounded."""
         ...
 
     def cache_path(self) -> Path | None:

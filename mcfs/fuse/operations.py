@@ -19,7 +19,7 @@ from mcfs.fuse.inodes import DirectoryNode, FileNode, LinkNode, Node, SharesNode
 from mcfs.fuse.links import Symlinks, stays_inside
 from mcfs.fuse.readdir import DirectoryReader, OpenDirectory, parent_number
 from mcfs.fuse.readonly import ReadOnly
-from mcfs.fuse.tree import Tree, share_of
+from mcfs.fuse.tree import Tree
 from mcfs.protocol.catalog import MAX_NAME
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class McfsOperations(ReadOnly):
     def _reader(self, node: FileNode) -> FileReader:
         if node.entry.extent is None:
             return _EmptyFile()
-        return self._backend.open(share_of(node.path), node.entry, lambda: self._tree.upcoming(node.path))
+        return self._backend.open(node.path, node.entry, lambda: self._tree.upcoming(node.path))
 
     @translated
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -201,10 +201,10 @@ class McfsOperations(ReadOnly):
         return out
 
     def _counted(self) -> list[Announcement]:
-        shares = self._backend.shares()
         if self._settings.share is None:
-            return list(shares.values())
-        return [shares[self._settings.share]] if self._settings.share in shares else []
+            return list(self._backend.shares().values())
+        announcement = self._backend.share(self._settings.share)
+        return [announcement] if announcement is not None else []
 
     @translated
     async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:

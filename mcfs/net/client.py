@@ -20,14 +20,14 @@ import trio
 from mcfs.fetch.ahead import ReadAhead, Stream
 from mcfs.fetch.batches import hurry
 from mcfs.fetch.cache import Cache
-from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Assembled, Failed, Fetcher, Limits
+from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, UNHEARD, Assembled, Failed, Fetcher, Limits
 from mcfs.fetch.keyring import Keyring
 from mcfs.fetch.leafindex import LeafIndex
 from mcfs.fetch.listings import Listings
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
 from mcfs.fetch.pinfile import KnownPublishers
 from mcfs.fetch.readplan import ReadPlan, TreeFollowers, blocks
-from mcfs.fetch.shares import KeyChanged, Remark, Share, ShareTable, VersionRaised
+from mcfs.fetch.shares import BREAK, KeyChanged, Remark, Share, ShareTable, VersionRaised
 from mcfs.fetch.trust import Trust
 from mcfs.fetch.versions import Versions
 from mcfs.net.budgets import Budgets, Kind
@@ -81,8 +81,6 @@ UNHEARD_SECONDS: Final = 1.0
 INLINE_DECODE: Final = 128 << 10
 NEWEST: Final = 1 << 64
 """Greater than any version."""
-ANNOUNCED: Final = 5.0
-"""Seconds since its last announcement in which a share is taken to be there; there is one every second."""
 OUTDATED_LOOK: Final = 0.5
 """Seconds between two looks for what the server does not know any more."""
 OUTDATED: Final = "it is of an older version, of which the server sends nothing any more"
@@ -320,7 +318,8 @@ class Client:
         known = self._listings.get(content)
         return known if known is not None else await self._fetch_listing(share, content)
 
-    def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
+    def open(self, path: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
+        share = path.partition(b"/")[0]
         self._follow_tree(share, entry, upcoming)
         self._use(share)
         channel = self._keyring.channel(share, self._keys_of(share))
@@ -328,14 +327,14 @@ class Client:
         if self._memberships.hold_share(channel, now=self._clock()):
             self._wake.set()
         if entry.extent is not None:
-            self._begin(share, entry.name, entry.extent)
+            self._begin(share, path, entry.extent)
         return FileReader(self, share, self._version(share), entry)
 
-    def _begin(self, share: bytes, name: bytes, extent: Extent) -> None:
+    def _begin(self, share: bytes, path: bytes, extent: Extent) -> None:
         """A file is open: what it needs stays, and its first block will be read."""
         object_ = extent.object
         self._cache.opened(object_)
-        if object_.geometry.top_level and self._cache.is_new_version(share + b"/" + name, object_):
+        if object_.geometry.top_level and self._cache.is_new_version(path, object_):
             self._tree.expect_known(object_)
         first = Node(object_, 0, extent.offset // object_.block_size)
         self._tree.request(first, share, urgent=False, now=self._clock())
@@ -410,6 +409,12 @@ class Client:
         for object_, known in follower.draw():
             self._ahead.followed.follow(object_, known, share, now=now, seconds=TREE_SECONDS)
         self.stream(follower)
+
+    def expect_known(self, objects: Iterable[ObjectRef]) -> None:
+        """The cache may have blocks of these already, so their pages are fetched first."""
+        for object_ in objects:
+            if object_.geometry.top_level:
+                self._tree.expect_known(object_)
 
     def is_heard(self, share: bytes) -> bool:
         """Whether it is worth while to ask for something of a share."""
@@ -801,12 +806,14 @@ class Client:
 
     def _is_outdated(self, waiter: _Waiter, now: float) -> bool:
         """Whether what is waited for is of an older version than the one that its server announces now: it may know
-        nothing any more of what only the older one had, and then says nothing."""
+        nothing any more of what only the older one had, and then says nothing. A server that has just come back has
+        had no time to say anything of what it does know."""
         share = self._shares.get(waiter.origin)
         return (
             share is not None
             and share.announcement.version > waiter.version
-            and now - share.last_heard < min(ANNOUNCED, self._settings.timeout)
+            and now - share.last_heard < BREAK
+            and now - share.steady_since > min(UNHEARD, self._settings.timeout)
         )
 
     def _give_up_outdated(self, now: float) -> None:
@@ -814,7 +821,8 @@ class Client:
             return
         self._outdated_at = now + OUTDATED_LOOK
         for node in [node for node, waiter in self._waiters.items() if self._is_outdated(waiter, now)]:
-            if self._fetcher.is_unheard(node, now=now):
+            share = self._shares.get(self._waiters[node].origin)
+            if share is not None and self._fetcher.is_unheard(node, since=share.steady_since, now=now):
                 self._tree.failed(Failed(node, TimedOut(OUTDATED)), now=now)
 
     def _is_down(self, origin: bytes) -> bool:

@@ -16,7 +16,7 @@ from mcfs.protocol.errors import BadNode, BadObject, NotAvailable, UserError
 from mcfs.protocol.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from mcfs.fetch.cache import Cache
     from mcfs.fetch.cachepins import Pin, PinDirectory
@@ -43,9 +43,11 @@ PATIENCE: Final = 4
 class Client(Protocol):
     """What is asked of the client."""
 
-    def shares(self) -> Mapping[bytes, Announcement]: ...
+    def share(self, name: bytes) -> Announcement | None: ...
 
     async def entries(self, share: bytes, content: ObjectRef | tuple[Entry, ...]) -> tuple[Entry, ...]: ...
+
+    def expect_known(self, objects: Iterable[ObjectRef]) -> None: ...
 
     def stream(self, reader: PinStream) -> None: ...
 
@@ -104,7 +106,7 @@ class Pinner:
             wanted: Wanted | None = None
             stream, pause = PinStream(pin.share), STEP
             while True:
-                announcement = self._client.shares().get(pin.share)
+                announcement = self._client.share(pin.share)
                 if announcement is not None and (wanted is None or wanted.version < announcement.version):
                     wanted, pause = await self._resolve(pin, announcement), STEP
                 elif wanted is not None and not await self._still_fits(pin, wanted):
@@ -119,7 +121,7 @@ class Pinner:
         while seconds > 0:
             await trio.sleep(min(seconds, LOOK))
             seconds -= LOOK
-            announcement = self._client.shares().get(share)
+            announcement = self._client.share(share)
             if announcement is not None and announcement.version != version:
                 return
 
@@ -184,10 +186,21 @@ class Pinner:
         await self._say(pin, PinState(pin.nonce, wanted.files, wanted.bytes, done, problem))
         if not missing:
             return RECHECK
-        if not waiting and self._cache.keeping and self._client.is_heard(pin.share):
+        if not waiting and self._client.is_heard(pin.share) and (missing := self._worth_asking(missing, pause)):
+            # Most of a new version may be here under the former one, and nobody waits for its first block.
+            self._client.expect_known(dict.fromkeys(node.object for node in missing))
             stream.feed(missing)
             self._client.stream(stream)
         return pause
+
+    def _worth_asking(self, missing: list[Node], pause: float) -> list[Node]:
+        """Of a cache that cannot be written a block tells now and then whether it can be again; nobody else may ask."""
+        if self._cache.keeping:
+            return missing
+        if pause < LONGEST_PAUSE:
+            return []
+        self._cache.try_again()
+        return missing[:1]
 
     def _problem(self, pin: Pin) -> str:
         if not self._client.is_heard(pin.share):

@@ -31,7 +31,7 @@ Row = tuple[Any, ...]
 
 _APPLICATION: Final = 0x6D636673
 """PRAGMA application_id: "mcfs"."""
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 _FILES: Final = ("state.sqlite", "state.sqlite-wal", "state.sqlite-shm")
 
 _SCHEMA: Final = """
@@ -64,9 +64,11 @@ CREATE TABLE packs (
     PRIMARY KEY (directory, key)) WITHOUT ROWID;
 CREATE INDEX packs_key ON packs (key);
 CREATE INDEX packs_object ON packs (object);
--- The newest snapshot of each share, and the listing objects that were made for each directory.
+-- The newest snapshot of each share, with the root that it had before this one if there was another; and the listing
+-- objects that were made for each directory.
 CREATE TABLE snapshots (
-    name BLOB PRIMARY KEY, version INTEGER NOT NULL, root INTEGER NOT NULL, top BLOB NOT NULL) WITHOUT ROWID;
+    name BLOB PRIMARY KEY, version INTEGER NOT NULL, root INTEGER NOT NULL, top BLOB NOT NULL, former_root INTEGER)
+    WITHOUT ROWID;
 CREATE TABLE listings (
     directory INTEGER NOT NULL, object INTEGER NOT NULL, PRIMARY KEY (directory, object)) WITHOUT ROWID;
 CREATE INDEX listings_object ON listings (object);

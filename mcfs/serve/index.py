@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, Self
 
 from mcfs.protocol.errors import UserError
 from mcfs.protocol.ids import DEFAULT_BLOCK_SIZE, is_block_size
-from mcfs.serve.changes import EVERYTHING
 from mcfs.serve.database import Database, is_damage, is_unwritable
 from mcfs.serve.ledger import Ledger
 from mcfs.serve.scan import Order, Scan, ScanProgress, Snapshot
@@ -62,6 +61,10 @@ class Index:
         self._threads = threads
         self._scanning = threading.Lock()
         self._roots: dict[int, _Root] = {}
+        self._root_of: dict[bytes, int] = {}
+        """Of each share, by name."""
+        self._versions: dict[bytes, int] = {}
+        """Of each share, by name: none may be lower later, also if the database is lost and the clock is set back."""
         self._logged: set[str] = set()
         """Warnings."""
         self._doubts: set[int] = set()
@@ -69,7 +72,8 @@ class Index:
         """Called, in any thread, with the real path of a root and a directory below it in which a file is not what it
         was when it was hashed."""
         self.on_failure: Callable[[], None] = lambda: None
-        """Called, in any thread, when the state database cannot be read. The next scan of everything mends that."""
+        """Called, in any thread, when the state database cannot be read, or was made anew: then what is known of shares
+        may be lost. The next scan of everything mends that."""
 
     @classmethod
     def open(cls, state_dir: Path, block_size: int = DEFAULT_BLOCK_SIZE, threads: int | None = None) -> Self:
@@ -113,9 +117,10 @@ class Index:
                 return self._scan(order, threads)
             except sqlite3.Error as error:
                 self._mend(error)
-            # What was kept of directories may be lost now, so everything is looked at.
+            # What was kept of directories may be lost now, so everything is looked at; of the other shares as well.
+            self.on_failure()
             try:
-                return self._scan(replace(order, touched=EVERYTHING), threads)
+                return self._scan(replace(order, touched=replace(order.touched, everything=True)), threads)
             except sqlite3.Error as error:
                 raise UserError(f"state database: {error}") from None
 
@@ -136,27 +141,35 @@ class Index:
         with ledger.transaction():
             while self._doubts:
                 ledger.doubt(self._doubts.pop())
-            scan = Scan(order, ledger, self._logged, self._database.directory_id)
+            newest = self._versions.get(order.name, 0)
+            scan = Scan(order, ledger, self._logged, self._database.directory_id, newest=newest)
             try:
                 snapshot = scan.run(self.block_size, threads or self._threads)
                 if order.touched.everything:
                     ledger.remove_objects(ledger.orphans())
-                self._serve(scan)
+                self._versions[order.name] = snapshot.version
+                self._serve(scan, order.name)
+                self._close_roots(self._roots.keys() - ledger.roots())
             finally:
                 scan.close()
                 self.statistics.files_read += scan.meter.files_read
                 self.statistics.bytes_hashed += scan.meter.bytes_hashed
         return snapshot
 
-    def _serve(self, scan: Scan) -> None:
+    def _serve(self, scan: Scan, name: bytes) -> None:
         """Load from the very directory that was scanned, even if another one takes its name."""
         root, identity = scan.root, scan.beneath.identity
+        self._root_of[name] = root
         old = self._roots.get(root)
         if old is not None and old.identity == identity:
             return  # threads are reading from it
         self._roots[root] = _Root(scan.beneath.successor(_SERVING_DIRECTORIES), identity, scan.root_path)
         if old is not None:
             old.beneath.close()
+
+    def _close_roots(self, rows: Iterable[int]) -> None:
+        for row in rows:
+            self._roots.pop(row).beneath.close()
 
     # --- for the store -----------------------------------------------------------------------------------------------
 
@@ -175,6 +188,12 @@ class Index:
     def former_of(self, name: bytes) -> Iterator[tuple[int, ObjectRef]]:
         """The objects of a share's earlier snapshots, as far as they are kept, with their rows."""
         return Ledger(self._database.writer).former_of(name)
+
+    @property
+    def roots(self) -> tuple[frozenset[int], frozenset[int]]:
+        """Those of the shares, and those that they had before and that are open still."""
+        current = frozenset(self._root_of.values())
+        return current, frozenset(self._roots) - current
 
     def root(self, row: int) -> Beneath | None:
         """The open directory of a root that this index has scanned since it was opened."""

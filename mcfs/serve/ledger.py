@@ -172,6 +172,14 @@ class Ledger:
         self._db.execute_many("DELETE FROM items WHERE directory = ?", gone)
         self._db.execute_many("DELETE FROM directories WHERE id = ?", gone)
 
+    def _forget_root(self, root: int) -> None:
+        for table in ("files", "packs", "listings", "items"):
+            there = "SELECT id FROM directories WHERE root = ?"
+            self._db.insert(f"DELETE FROM {table} WHERE directory IN ({there})", (root,))
+        for table in ("directories", "former"):
+            self._db.insert(f"DELETE FROM {table} WHERE root = ?", (root,))
+        self._db.insert("DELETE FROM roots WHERE id = ?", (root,))
+
     # --- files and packs ---------------------------------------------------------------------------------------------
 
     def files(self, directory: int) -> dict[bytes, Known]:
@@ -252,7 +260,18 @@ class Ledger:
         return (row[0], row[1]) if row else None
 
     def save_snapshot(self, name: bytes, version: int, root: int, top: bytes) -> None:
-        self._db.insert("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)", (name, version, root, top))
+        """A share may have another root than before: what is known of that one is kept, and of none before it."""
+        before = self._db.row("SELECT root, former_root FROM snapshots WHERE name = ?", (name,))
+        last, former = before or (root, None)
+        values = (name, version, root, top, former if last == root else last)
+        self._db.insert("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?, ?)", values)
+        if former is not None and former not in self.roots():
+            self._forget_root(former)
+
+    def roots(self) -> set[int]:
+        """Those of all snapshots, and those that they had before."""
+        rows = self._db.rows("SELECT root, former_root FROM snapshots")
+        return {root for row in rows for root in row if root is not None}
 
     def save_listings(self, root: int, directory: int, listings: Collection[int]) -> None:
         """The listing objects that were made for a directory: those and no others."""
@@ -271,10 +290,7 @@ class Ledger:
         rows = self._db.rows(
             "WITH root AS (SELECT root FROM snapshots WHERE name = :name),"
             " there AS (SELECT id FROM directories WHERE root = (SELECT root FROM root))"
-            " SELECT id, size, block_size, top FROM objects WHERE top IS NOT NULL AND id IN ("
-            " SELECT object FROM files WHERE directory IN there AND object IS NOT NULL"
-            " UNION SELECT object FROM packs WHERE directory IN there"
-            " UNION SELECT object FROM listings WHERE directory IN there)",
+            f" SELECT id, size, block_size, top FROM objects WHERE top IS NOT NULL AND id IN ({_OBJECTS_THERE})",
             {"name": name},
         )
         return ((row, ObjectRef(size, block_size, top)) for row, size, block_size, top in rows)
@@ -284,9 +300,13 @@ class Ledger:
     def former_of(self, name: bytes) -> Iterator[tuple[int, ObjectRef]]:
         """The objects that earlier snapshots of a share had, as far as they are kept."""
         rows = self._db.rows(
-            "SELECT id, size, block_size, top FROM former JOIN objects ON objects.id = former.object"
-            " WHERE root = (SELECT root FROM snapshots WHERE name = ?) AND top IS NOT NULL",
-            (name,),
+            "WITH former_root AS (SELECT former_root FROM snapshots WHERE name = :name),"
+            " there AS (SELECT id FROM directories WHERE root = (SELECT former_root FROM former_root))"
+            " SELECT id, size, block_size, top FROM objects WHERE top IS NOT NULL AND id IN ("
+            " SELECT object FROM former WHERE root = (SELECT root FROM snapshots WHERE name = :name)"
+            " OR root = (SELECT former_root FROM former_root)"
+            f" UNION {_OBJECTS_THERE})",
+            {"name": name},
         )
         return ((row, ObjectRef(size, block_size, top)) for row, size, block_size, top in rows)
 
@@ -321,6 +341,11 @@ _IS_ORPHAN: Final = (
     " AND NOT EXISTS (SELECT 1 FROM packs WHERE object = objects.id)"
     " AND NOT EXISTS (SELECT 1 FROM listings WHERE object = objects.id)"
     " AND NOT EXISTS (SELECT 1 FROM former WHERE object = objects.id)"
+)
+_OBJECTS_THERE: Final = (
+    "SELECT object FROM files WHERE directory IN there AND object IS NOT NULL"
+    " UNION SELECT object FROM packs WHERE directory IN there"
+    " UNION SELECT object FROM listings WHERE directory IN there"
 )
 _IS_FORMER: Final = " AND ".join(
     f"NOT EXISTS (SELECT 1 FROM {table} JOIN directories ON directories.id = {table}.directory"

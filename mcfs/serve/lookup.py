@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mcfs.protocol.ids import ObjectRef
 from mcfs.serve import pack
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from mcfs.serve.index import Index
 
-_COPIES = 4
+_COPIES: Final = 4
 """Places of equal content that are tried before an object is given up."""
 
 
@@ -51,20 +53,18 @@ class Lookup:
         )
         return found[0] if found else None
 
-    def file_places(self, row: int, size: int) -> list[Place]:
-        """Files that are the object."""
-        rows = self._index.reader.rows(
-            "SELECT root, path, name FROM files JOIN directories ON directories.id = files.directory"
-            " WHERE object = ? LIMIT ?",
-            (row, _COPIES),
-        )
-        return [Place(root, path, [(name, size)]) for root, path, name in rows]
+    def file_places(self, row: int, size: int, roots: Collection[int]) -> list[Place]:
+        """Files that are the object, below some roots."""
+        return self._files("files", row, size, roots)
 
-    def former_places(self, row: int, size: int) -> list[Place]:
+    def former_places(self, row: int, size: int, roots: Collection[int]) -> list[Place]:
         """Files that were the object in an earlier snapshot: some of their blocks may be the same as then."""
+        return self._files("former", row, size, roots)
+
+    def _files(self, table: str, row: int, size: int, roots: Collection[int]) -> list[Place]:
         rows = self._index.reader.rows(
-            "SELECT former.root, path, name FROM former JOIN directories ON directories.id = former.directory"
-            " WHERE object = ? LIMIT ?",
+            f"SELECT directories.root, path, name FROM {table} JOIN directories ON directories.id = {table}.directory"
+            f" WHERE object = ? AND directories.root IN ({_numbers(roots)}) LIMIT ?",
             (row, _COPIES),
         )
         return [Place(root, path, [(name, size)]) for root, path, name in rows]
@@ -72,11 +72,15 @@ class Lookup:
     def is_former(self, row: int) -> bool:
         return self._index.reader.row("SELECT 1 FROM former WHERE object = ?", (row,)) is not None
 
-    def pack_places(self, row: int) -> list[Place]:
-        """Where the members of the pack are."""
+    def pack_places(self, row: int, roots: Collection[int]) -> list[Place]:
+        """Where the members of the pack are, below some roots."""
         rows = self._index.reader.rows(
             "SELECT root, path, members FROM packs JOIN directories ON directories.id = packs.directory"
-            " WHERE object = ? LIMIT ?",
+            f" WHERE object = ? AND root IN ({_numbers(roots)}) LIMIT ?",
             (row, _COPIES),
         )
         return [Place(root, path, pack.decode_members(members)) for root, path, members in rows]
+
+
+def _numbers(roots: Collection[int]) -> str:
+    return ", ".join(f"{root:d}" for root in roots)

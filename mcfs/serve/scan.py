@@ -98,9 +98,16 @@ class Scan:
     """A scan under way. Use once: run() in an open transaction, then close()."""
 
     def __init__(
-        self, order: Order, ledger: Ledger, known_warnings: set[str], state: tuple[int, int] | None = None
+        self,
+        order: Order,
+        ledger: Ledger,
+        known_warnings: set[str],
+        state: tuple[int, int] | None = None,
+        *,
+        newest: int = 0,
     ) -> None:
         """`known_warnings` have been logged before, and grow. `state` is the device and inode of the state directory.
+        `newest` is the highest version that is known beside what the database says.
 
         Raises UserError if there is nothing at the path to share."""
         self.root_path, self._only, fd = _open(order.path)
@@ -111,6 +118,7 @@ class Scan:
         self._order = order
         self._ledger = ledger
         self._state = state
+        self._newest = newest
         self._touched = order.touched
         self._unsettled = _by_directory(order.touched.unsettled)
         self._visit = {up for path in order.touched.directories | order.touched.trees for up in upward(path)}
@@ -272,7 +280,7 @@ class Scan:
     def _snapshot(self, top: Top) -> Snapshot:
         owners = self._names.owners
         encoded = encode_listing([top], owners)
-        version, last = self._ledger.snapshot(self._name) or (0, b"")
+        version, last = self._ledger.snapshot(self._name) or (self._newest, b"")
         if encoded != last:
             version = max(version + 1, self._order.now_ms)
         self._ledger.save_snapshot(self._name, version, self.root, encoded)

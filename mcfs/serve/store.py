@@ -212,20 +212,32 @@ class NodeStore:
 
     def _read(self, row: int, node: Node, expected: Digest) -> bytearray:
         """A block, from wherever its file or the files of its pack are."""
+        current, former = self._index.roots
+        files = self._lookup.file_places(row, node.object.size, current)
+        packs = self._lookup.pack_places(row, current)
+        if data := self._read_there(node, expected, files, packs):
+            return data
+        former_files = self._lookup.former_places(row, node.object.size, (*current, *former))
+        former_files += self._lookup.file_places(row, node.object.size, former)
+        former_packs = self._lookup.pack_places(row, former)
+        if data := self._read_there(node, expected, former_files, former_packs):
+            return data
+        if files or packs:
+            self._index.doubt(row, (*files, *packs))
+        raise Gone(f"no file has its bytes any more{_where((*files, *packs, *former_files, *former_packs))}")
+
+    def _read_there(
+        self, node: Node, expected: Digest, files: Sequence[Place], packs: Sequence[Place]
+    ) -> bytearray | None:
         fits = partial(_fits, node, expected)
         offset = node.index * node.object.block_size
-        files = self._lookup.file_places(row, node.object.size)
-        packs = self._lookup.pack_places(row)
-        former = self._lookup.former_places(row, node.object.size)
-        for place in (*files, *former):
+        for place in files:
             if data := self._source.file_block(place, offset, node.size, fits):
                 return data
         for place in packs:
             if data := self._source.pack_block(place, node.size, fits):
                 return data
-        if files or packs or not former:
-            self._index.doubt(row, (*files, *packs))
-        raise Gone(f"no file has its bytes any more{_where((*files, *packs, *former))}")
+        return None
 
 
 def _fits(node: Node, expected: Digest, data: bytes | bytearray) -> bool:

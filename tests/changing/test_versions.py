@@ -70,6 +70,20 @@ async def test_a_new_version_is_shown(world: World) -> None:
     assert await failure(world, lambda: world.kernel.open(b"b")) == errno.ENOENT
 
 
+async def test_files_of_one_name_are_not_versions_of_each_other(world: World) -> None:
+    world.publish({b"x": made(4), b"d/x": made(3)})
+    await world.wait(SHOWN)
+    for _ in range(2):
+        assert await read(world, b"x") == made(4)
+        assert await read(world, b"d/x") == made(3)
+        await world.do(world.kernel.forget)
+    assert not world.client._tree._versions
+    world.publish({b"x": made(5), b"d/x": made(3)})
+    await world.wait(SHOWN)
+    assert await read(world, b"x") == made(5)
+    assert set(world.client._tree._versions) == {world.ref(made(5))}
+
+
 async def test_a_version_whose_top_never_comes_is_not_shown(world: World) -> None:
     """What is cached of the one before can be read although the server has announced another one and gone."""
     assert await read(world, b"d/x") == made(3)
@@ -110,6 +124,29 @@ async def test_a_block_that_is_gone_is_stale(tmp_path: Path, old: Old, seconds: 
         assert await failure(world, lambda: world.kernel.read(file, 0, SIZE)) == errno.ESTALE
         assert trio.current_time() - start < seconds
         assert await read(world, b"a") == made(1)[:BLOCK] + made(4)[BLOCK:]
+
+
+@pytest.mark.parametrize("away", [2.0, 5.0, 9.0])
+async def test_a_read_goes_on_when_the_server_comes_back_with_another_version(tmp_path: Path, away: float) -> None:
+    """What is waited for is in the new version as well, so it can still be had."""
+    async with open_world(World(tmp_path / "cache", timeout=100.0, max_wait=300.0)) as world:
+        file = await world.do(lambda: world.kernel.open(b"a"))
+        lose_caches(world)
+        world.stop_server()
+        found: list[bytes] = []
+
+        async def read_on() -> None:
+            found.append(await world.kernel.read(file, 0, SIZE))
+
+        async def come_back() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read_on)
+                await trio.sleep(away)
+                world.publish({b"a": made(1), b"c": made(6)}, Old.UNKNOWN)
+                world.start_server()
+
+        await world.do(come_back)
+        assert found == [made(1)]
 
 
 async def test_a_change_in_the_middle_of_a_walk(world: World) -> None:

@@ -18,6 +18,7 @@ from mcfs.protocol.errors import Gone
 from mcfs.protocol.ids import Node
 from mcfs.serve.index import Index
 from mcfs.serve.store import NodeStore
+from tests.serve.test_index_restart import damage_in_use
 from tests.serve.tree import Reader, source
 
 if TYPE_CHECKING:
@@ -264,6 +265,33 @@ async def test_a_state_directory_that_cannot_be_written(
             snapshot = await site.published(number + 1)
             assert Reader(site.store).tree(snapshot) == source(share)
     assert caplog.text.count("kept in memory") == 1
+
+
+@pytest.mark.parametrize("watch", [True, False])
+async def test_all_shares_are_indexed_again_when_one_has_met_a_damaged_database(
+    index: Index, share: Path, tmp_path: Path, watch: bool
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_bytes(os.urandom(2 * BLOCK))
+    store = NodeStore(index)
+    shares = Reindexing([(share, b"s"), (other, b"other")], index, store, {}, watch=watch)
+    shares.index_first()
+    server = FakeServer()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shares.run, cast("Server", server))
+        damage_in_use(index)
+        shares.shares[0].changes.everything(now=time.monotonic(), at_once=True)
+        shares._wake.set()
+        with trio.fail_after(DEADLINE):
+            while not any(b"other" in each for each in server.announced):
+                await trio.sleep(0.01)
+        snapshot = shares.shares[1].snapshot
+        assert snapshot is not None
+        assert Reader(store).tree(snapshot) == source(other)
+        shares.stop()
+        nursery.cancel_scope.cancel()
+    store.close()
 
 
 def test_a_breath_is_as_long_as_the_work() -> None:

@@ -365,6 +365,16 @@ def test_two_mounts_together_keep_the_limit(tmp_path: Path) -> None:
         cache.close()
 
 
+def test_a_damaged_version_is_another_format(tmp_path: Path) -> None:
+    cache = Cache.open(tmp_path)
+    cache.close()
+    (tmp_path / "version").write_bytes(b"\xff\xfe" * 40)
+    cache = Cache.open(tmp_path)
+    assert cache.path == tmp_path
+    cache.close()
+    assert (tmp_path / "version").read_text() == "mcfs cache 1\n"
+
+
 def test_files_of_another_format_are_thrown_away(tmp_path: Path) -> None:
     sample = Sample(1, BLOCK)
     cache = open_cache(tmp_path)

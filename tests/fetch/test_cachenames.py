@@ -58,9 +58,36 @@ def test_there_are_only_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         names.note(b"%d" % number, ONE)
         names.flush()
     names = Names(tmp_path)
-    assert len(parse_lines_untrusted((tmp_path / "names").read_bytes())) == 10
+    assert len(parse_lines_untrusted((tmp_path / "names").read_bytes())) <= 20
     assert names.note(b"24", TWO) == ONE
     assert names.note(b"14", TWO) is None
+
+
+def test_a_file_that_changes_for_ever_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cachenames, "MAX_NAMES", 10)
+    names = Names(tmp_path)
+    for number in range(1000):
+        names.note(b"share/a", (ONE, TWO)[number % 2])
+        names.flush()
+        assert len(parse_lines_untrusted((tmp_path / "names").read_bytes())) <= 20
+    assert Names(tmp_path).note(b"share/a", ONE) == TWO
+
+
+def test_a_name_that_is_too_long_is_not_noted(tmp_path: Path) -> None:
+    names = Names(tmp_path)
+    for id_ in (ONE, TWO):
+        assert names.note(b"s/" + bytes(cachenames.MAX_LENGTH), id_) is None
+
+
+def test_of_a_long_file_the_end_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cachenames, "_MAX_BYTES", 1000)
+    names = Names(tmp_path)
+    for number in range(100):
+        names.note(b"%d" % number, ONE)
+    names.flush()
+    names = Names(tmp_path)
+    assert names.note(b"99", TWO) == ONE
+    assert names.note(b"0", TWO) is None
 
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:

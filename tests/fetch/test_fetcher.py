@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from mcfs.fetch.batches import HURRY, TICK
-from mcfs.fetch.fetcher import SILENT_PLACES, Assembled, Changes, Failed, Fetcher, Limits
+from mcfs.fetch.fetcher import (
+    NEVER,
+    SILENT_PLACES,
+    UNHEARD,
+    UNHEARD_BESIDE,
+    Assembled,
+    Changes,
+    Failed,
+    Fetcher,
+    Limits,
+)
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import Gone, TimedOut
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef
@@ -413,3 +423,67 @@ def test_what_has_come_of_a_sealed_node_counts_with_its_tags() -> None:
     f.receive(group(1), SERVER, sent[:10], now=0.1)
     assert f.under_way == len(sent) * T - 10 * T
     assert f.counters.symbols == 10
+
+
+# --- nodes that a server does not know ---
+
+
+def unheard_at(f: Fetcher, end: float, *, since: float = NEVER, others: int = 0) -> float | None:
+    """When node 1, wanted at 0, is first taken as unknown to its server; `others` nodes of its origin come each second,
+    one after the other."""
+    step, came = 0.02, 0
+    for turn in range(int(end / step)):
+        now = turn * step
+        f.handle_timeout(now=now)
+        f.changes(now=now)
+        if f.is_unheard(node(1), since=since, now=now):
+            return now
+        if others and now * others > came:
+            came += 1
+            want(f, 100 + came, now=now)
+            f.changes(now=now)
+            f.receive(group(100 + came), SERVER, datagrams(100 + came), now=now)
+            for event in f.events():
+                f.accept(event.node, now=now)
+    return None
+
+
+def test_what_a_server_says_nothing_of_is_unheard_after_a_while() -> None:
+    f = Fetcher(Limits())
+    want(f, 1)
+    at = unheard_at(f, 20.0)
+    assert at is not None
+    assert UNHEARD < at < UNHEARD + 2
+
+
+def test_of_a_server_that_was_away_only_the_time_since_counts() -> None:
+    """It has to have heard a join, too."""
+    f = Fetcher(Limits())
+    want(f, 1)
+    at = unheard_at(f, 30.0, since=9.0)
+    assert at is not None
+    assert 9.0 + UNHEARD < at < 9.0 + UNHEARD + 4
+
+
+def test_what_may_be_behind_other_nodes_is_unheard_later() -> None:
+    f = Fetcher(Limits())
+    want(f, 1)
+    at = unheard_at(f, 40.0, others=5)
+    assert at is not None
+    assert at > UNHEARD_BESIDE
+
+
+def test_what_waits_for_room_of_our_own_is_not_unheard() -> None:
+    f = Fetcher(Limits(max_groups=1))
+    want(f, 1)
+    f.changes(now=0.0)
+    for turn in range(500):
+        now = turn * 0.02
+        f.handle_timeout(now=now)
+        if turn == 10:
+            f.want(node(2), group(2), b"other", urgent=True, now=now)
+        if not f.is_unheard(node(1), since=NEVER, now=now):
+            f.changes(now=now)
+            f.queued([group(2)], now=now)
+            continue
+        raise AssertionError(now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from mcfs.fetch.leafindex import LeafIndex, can_be_elsewhere
+from mcfs.fetch.leafindex import BLOCKS_PER_OBJECT, LeafIndex, can_be_elsewhere
 from mcfs.protocol.ids import Digest, Node
 
 from .cachefakes import BLOCK, Sample
@@ -44,6 +44,19 @@ def test_there_are_only_so_many_and_the_newest_stay() -> None:
         assert len(leaves) <= 100
     assert all(leaves.find(digest(number)) for number in range(950, 1000))
     assert leaves.find(digest(0)) is None
+
+
+def test_the_objects_are_bounded_as_well() -> None:
+    """A file that changes all the time has the same blocks in each version."""
+    leaves = LeafIndex(max_blocks=128)
+    objects = [Sample(number, 8 * BLOCK) for number in range(200)]
+    for sample in objects:
+        leaves.add(digest(1), sample.node(0))
+        assert sum(len(each.objects) for each in (leaves._young, leaves._old)) <= 128 // BLOCKS_PER_OBJECT
+    assert leaves.find(digest(1)) == objects[-1].node(0)
+    older = LeafIndex(max_blocks=128)
+    assert [older.add_older(digest(number), objects[number].node(0)) for number in range(9)] == 8 * [True] + [False]
+    assert older.add_older(digest(9), objects[0].node(1)), "of an object that is known"
 
 
 def test_those_from_before_do_not_drive_out_others() -> None:

@@ -119,6 +119,19 @@ def test_versions_never_go_back() -> None:
     assert "version 5, and known is 6" in text
 
 
+def test_since_when_a_share_is_announced_without_a_break() -> None:
+    shares = table()
+    news(shares, FIRST.says(version=5), 0.0)
+    shares.settle(now=SETTLE)
+    share = shares.get(b"data")
+    assert share is not None
+    found = []
+    for now in (1.0, 2.0, 3.0, 8.0, 9.0, 10.0):
+        news(shares, FIRST.says(version=5 + (now > 2)), now)
+        found.append(share.steady_since)
+    assert found == [SETTLE] * 3 + [8.0] * 3
+
+
 def test_another_server_of_the_same_content_may_have_given_it_another_version() -> None:
     shares = believed(FIRST.says(version=5, seed=1))
     heard = shares.announced(FIRST.says(version=4, seed=1, address=b"b" * 16), 2, now=8.0)

@@ -120,7 +120,7 @@ class FakeBackend:
         self.fetched.append(content)
         return self.listings[content]
 
-    def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
+    def open(self, path: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
         assert entry.extent is not None
         self.upcoming = upcoming
         start = entry.extent.offset
@@ -206,12 +206,12 @@ class BulkBackend(FakeBackend):
         entry = FileEntry(name, DEFAULT, Extent(ref, 0, size), Digest(bytes(32)))
         self.announcements[name] = Announcement(1, 1, entry, Owners(), size, 1, 10**9, ())
 
-    def open(self, share: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
+    def open(self, path: bytes, entry: FileEntry, upcoming: Callable[[], Iterable[FileEntry | None]]) -> FileReader:
         if self.hang:
             return HangingReader()
         if entry.extent and entry.extent.object in self.bulk:
             return BulkReader(entry.size)
-        return super().open(share, entry, upcoming)
+        return super().open(path, entry, upcoming)
 
 
 def object_of(data: bytes) -> ObjectRef:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,10 @@ from mcfs.protocol.announce import Announcement
 from mcfs.protocol.catalog import Attributes, DirectoryEntry, Entry, Extent, FileEntry, Owners
 from mcfs.protocol.errors import TimedOut
 from mcfs.protocol.ids import Digest, ObjectRef
-from tests.fetch.cachefakes import BLOCK, Sample
+from tests.fetch.cachefakes import BLOCK, FaultyDisk, Sample, failing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
 
     from mcfs.fetch.pinned import PinStream
@@ -48,13 +49,14 @@ class FakeClient:
     lost: int = 0
     """So many blocks that are asked for do not come."""
     asked: list[Node] = field(default_factory=list)
+    expected: set[ObjectRef] = field(default_factory=set)
 
     def publish(self, version: int, **files: Sample) -> None:
         self.samples |= {sample.ref: sample for sample in files.values()}
         self.announced[b"share"] = Announcement(version, 0, tree(**files), Owners(), 0, 0, 0, ())
 
-    def shares(self) -> dict[bytes, Announcement]:
-        return self.announced
+    def share(self, name: bytes) -> Announcement | None:
+        return self.announced.get(name)
 
     async def entries(self, share: bytes, content: ObjectRef | tuple[Entry, ...]) -> tuple[Entry, ...]:
         await trio.lowlevel.checkpoint()
@@ -62,6 +64,9 @@ class FakeClient:
             raise self.failure
         assert isinstance(content, tuple)
         return content
+
+    def expect_known(self, objects: Iterable[ObjectRef]) -> None:
+        self.expected |= set(objects)
 
     def stream(self, reader: PinStream) -> None:
         while (node := reader.next_ahead()) is not None:
@@ -196,6 +201,31 @@ async def test_blocks_that_do_not_come_are_asked_for_again(client: FakeClient) -
     kept = pin(client, b"one")
     await until(lambda: state(client, kept).complete)
     assert len(client.asked) > 6
+
+
+async def test_a_disk_that_can_be_written_again_is_noticed_though_nobody_reads(client: FakeClient) -> None:
+    client.cache._health.failed(OSError(errno.ENOSPC, "full"))
+    assert not client.cache.keeping
+    kept = pin(client, b"one")
+    await until(lambda: state(client, kept).complete)
+    assert client.cache.keeping
+
+
+async def test_while_the_disk_stays_full_a_block_is_asked_for_now_and_then(client: FakeClient) -> None:
+    client.cache._objects.disk = FaultyDisk(failing(errno.ENOSPC, "create"))  # type: ignore[misc]
+    client.cache._health.failed(OSError(errno.ENOSPC, "full"))
+    kept = pin(client, b"one")
+    await until(lambda: len(client.asked) >= 3)
+    assert set(client.asked) == {ONE.node(0)}
+    assert "cannot be written" in state(client, kept).problem
+
+
+async def test_what_a_new_version_has_in_common_with_the_former_one_is_looked_for(client: FakeClient) -> None:
+    kept = pin(client, b"one")
+    await until(lambda: state(client, kept).complete)
+    client.publish(2, one=TWO)
+    await until(lambda: state(client, kept).bytes == TWO.ref.size and state(client, kept).complete)
+    assert TWO.ref in client.expected
 
 
 async def test_it_is_said_why_nothing_comes(client: FakeClient, caplog: pytest.LogCaptureFixture) -> None:

@@ -220,6 +220,17 @@ def test_a_file_that_grows_stays_as_it_was(looker: Looker, store: NodeStore) -> 
     assert settled[b"new"].size == LARGE
 
 
+def test_a_file_that_grows_stays_as_it_was_also_when_the_database_fails(looker: Looker, store: NodeStore) -> None:
+    (looker.share / "log").write_bytes(b"a" * LARGE)
+    before = files_of(store, looker.look())
+    with (looker.share / "log").open("ab") as log:
+        log.write(b"b" * LARGE)
+    (looker.share / "other").write_text("other")
+    looker.index._database.writer.rows("PRAGMA query_only = ON")
+    assert files_of(store, looker.look(growing((b"", b"log"))))[b"log"] == before[b"log"]
+    assert looker.index._database.in_memory
+
+
 def test_small_files_that_grow(looker: Looker, store: NodeStore) -> None:
     for name in ("a", "b", "c"):
         (looker.share / name).write_text(name)

@@ -131,6 +131,18 @@ def damage_middle(path: Path) -> None:
         file.write(b"\xff" * (path.stat().st_size - 8192))
 
 
+def damage_in_use(index: Index) -> None:
+    """So that neither connection has anything left that is whole."""
+    index._database.writer.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    path = index_state(index) / "state.sqlite"
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(os.urandom(path.stat().st_size - 100))
+    for connection in (index._database.writer, index._database.reader):
+        connection.rows("PRAGMA cache_size = 0")
+        connection.rows("PRAGMA shrink_memory")
+
+
 def other_schema(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 999")
@@ -350,18 +362,19 @@ def test_what_memory_has_taken_over_is_lost_at_the_end(state: Path, files: Path)
 
 
 def test_a_damaged_database_is_made_anew_while_it_is_used(
-    index: Index, files: Path, state: Path, caplog: pytest.LogCaptureFixture
+    index: Index, files: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     check(index, files)
-    index._database.writer.rows("PRAGMA wal_checkpoint(TRUNCATE)")
-    with (state / "state.sqlite").open("r+b") as file:
-        file.seek(100)
-        file.write(os.urandom((state / "state.sqlite").stat().st_size - 100))
-    for connection in (index._database.writer, index._database.reader):
-        connection.rows("PRAGMA cache_size = 0")
-        connection.rows("PRAGMA shrink_memory")
+    damage_in_use(index)
     check(index, files)
     assert caplog.text.count("is damaged") == 1
+
+
+def test_versions_do_not_go_back_when_the_database_is_lost_and_the_clock_set_back(index: Index, files: Path) -> None:
+    version = index.scan(files, b"s", now_ms=NOW).version
+    damage_in_use(index)
+    (files / "new").write_text("new")
+    assert index.scan(files, b"s", now_ms=NOW - 1000).version > version
 
 
 def test_a_state_directory_without_a_database_file(tmp_path: Path) -> None:

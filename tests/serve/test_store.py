@@ -17,6 +17,7 @@ from mcfs.protocol.errors import Gone
 from mcfs.protocol.ids import Node, ObjectRef
 from mcfs.protocol.keys import ShareKeys
 from mcfs.protocol.merkle import leaf_hash
+from mcfs.serve.beneath import Beneath
 from mcfs.serve.descriptors import Descriptors
 from mcfs.serve.index import Index
 from mcfs.serve.store import MAX_KEYS, NodeStore
@@ -325,6 +326,30 @@ def test_loading_while_scanning(index: Index, store: NodeStore, share: Path) -> 
         while not scans.done():
             assert Reader(store).tree(snapshot) == expected
         assert scans.result()
+
+
+@pytest.mark.parametrize("size", [1000, 3 * BLOCK])
+def test_loading_while_the_directory_is_replaced(
+    index: Index, store: NodeStore, share: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """By another one with the same files: the one that a thread is about to read from is closed."""
+    (share / "file").write_bytes(os.urandom(size))
+    shutil.copytree(share, tmp_path / "other")
+    snapshot = publish(index, store, share)
+    ref = object_at(store, snapshot, b"file")
+    serving = index.root(1)
+    forget = Beneath.forget
+
+    def replace_first(beneath: Beneath) -> None:
+        if beneath is index.root(1) is serving:
+            share.rename(tmp_path / "aside")
+            (tmp_path / "other").rename(share)
+            index.scan(share, b"s", now_ms=NOW)
+        forget(beneath)
+
+    monkeypatch.setattr(Beneath, "forget", replace_first)
+    assert store.load(Node(ref, 0, 0)) == (share / "file").read_bytes()[:BLOCK]
+    assert index.root(1) is not serving
 
 
 def test_a_damaged_page_is_never_sent(index: Index, store: NodeStore, share: Path) -> None:
