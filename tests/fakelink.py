@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mcfs.fetch.ahead import ReadAhead
-from mcfs.fetch.fetcher import Assembled, Failed, Fetcher, Limits
+from mcfs.fetch.fetcher import Fetcher, Limits
+from mcfs.fetch.fetchevents import Assembled, Failed
 from mcfs.fetch.nodes import NodeTree, Ready
 from mcfs.protocol import addressing, merkle, mld, wire
 from mcfs.protocol.addressing import Addresser, addresser_of

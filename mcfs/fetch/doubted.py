@@ -21,6 +21,25 @@ DECODING: Final = 4
 """Times as much as hashing that decoding costs, at least."""
 LENIENT: Final = 8
 """Wrong nodes up to which what comes anew is progress. Who sends wrong ones must not keep a node from its deadline."""
+CHECKED: Final = 256 << 20
+"""Bytes a second of doubted nodes that are hashed: 5 % of a core. Decoding counts more."""
+CHECKED_AT_ONCE: Final = 0.1
+"""Seconds' worth of them at once."""
+
+
+class CheckBudget:
+    """How much of what came under doubt is checked: who sends much makes much that is complete."""
+
+    def __init__(self) -> None:
+        self._spent, self._at = 0.0, float("-inf")
+
+    def allow(self, *, now: float) -> bool:
+        self._spent = max(0.0, self._spent - CHECKED * (now - self._at))
+        self._at = now
+        return self._spent <= CHECKED * CHECKED_AT_ONCE
+
+    def spend(self, cost: int) -> None:
+        self._spent += cost
 
 
 class Doubted:

@@ -23,17 +23,20 @@ Everything is sans-IO: datagrams and `now` go in; changes of membership, assembl
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mcfs.fetch.assemble import Assembly
-from mcfs.fetch.batches import HURRY, TICK, BatchBucket
-from mcfs.fetch.doubted import Doubted
-from mcfs.fetch.gathered import Gathered
-from mcfs.fetch.pace import Paces, Trail, source_range
+from mcfs.fetch.batches import HURRY, TICK
+from mcfs.fetch.channels import Channels
+from mcfs.fetch.doubted import CheckBudget, Doubted
+from mcfs.fetch.fetchevents import Assembled, Failed
+from mcfs.fetch.fetchqueue import FetchQueue
+from mcfs.fetch.pace import Paces, source_range
+from mcfs.fetch.passes import Passes
 from mcfs.fetch.sources import Sources
+from mcfs.fetch.wanted import NEVER, NODE_SILENCE, PASS, SILENCE, Fetch, Origin, State
 from mcfs.fetch.window import Window
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import BadDatagram, BadNode, Gone, NotAvailable, TimedOut
@@ -43,17 +46,15 @@ from mcfs.protocol.seal import SEALED_SIZES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from mcfs.fetch.channels import Changes
+    from mcfs.fetch.fetchevents import Event
     from mcfs.fetch.gathered import Collected
     from mcfs.protocol.ids import Group, Host, Node
     from mcfs.protocol.seal import NodeSeal
 
 DEFAULT_MAX_GROUPS: Final = 64
 """Switches hold few groups, and the kernel walks the list for each packet (4.5 us at 100)."""
-SILENCE: Final = 0.5
-"""Seconds without a symbol from an origin after which its channels are joined anew; doubles to MAX_SILENCE."""
 MAX_SILENCE: Final = 3.0
-NODE_SILENCE: Final = 2.0
-"""The same for one node while its origin is heard: longer than a full queue of 64 MiB at 1 Gbit/s; doubles."""
 MAX_NODE_SILENCE: Final = 16.0
 UNHEARD: Final = 3.0
 """Seconds after which a node that was also joined anew is one that its server does not know, if there is another reason
@@ -70,18 +71,7 @@ MAX_WRONG: Final = 8
 """Wrong assemblies of one node by sources of which nobody says that they are servers, after which it fails."""
 DOUBT: Final = 3.0
 """Seconds after a wrong node of a server in which all its nodes are doubted."""
-PASS: Final = 0.3
-"""Seconds from the join of a doubted node that was wrong again until it is joined anew, for another pass, if as many
-symbols came as a pass has: what a queue and a change of membership take at 1 Gbit/s."""
-DOUBTED_SILENCE: Final = 2 * PASS
-"""The same for a doubted node of which nothing new comes; doubles to MAX_PASS."""
 MAX_PASS: Final = 2.0
-MAX_WITHHELD: Final = 64
-"""Passes, or pieces of them, of one node: 16 s."""
-CHECKED: Final = 256 << 20
-"""Bytes a second of doubted nodes that are hashed: 5 % of a core. Decoding counts more."""
-CHECKED_AT_ONCE: Final = 0.1
-"""Seconds' worth of them at once."""
 ROUNDS: Final = 3
 """Of a server that sends everything round and round, after which a node that lacks symbols fails."""
 SLOW_SECONDS: Final = 0.4
@@ -89,15 +79,6 @@ SLOW_SECONDS: Final = 0.4
 joined too early comes too late for somebody, and holds up what is needed sooner."""
 HOLD_VALID: Final = 0.5
 """Seconds for which what a beacon said of holding is believed; there is one every 40 ms."""
-
-
-NEVER: Final = float("-inf")
-
-
-class State(Enum):
-    QUEUED = 0
-    JOINED = 1
-    DONE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,106 +94,6 @@ class Limits:
     """Bytes joined and not yet received: half of the receive buffer."""
     hurry: float = HURRY
     """Seconds between a batch of changes and one that somebody waits for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Memberships to change now, together; leaves first."""
-
-    joins: tuple[Group, ...]
-    leaves: tuple[Group, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Assembled:
-    """Symbols sufficed; answer with `accept` or `reject` once the hash is known."""
-
-    node: Node
-    data: memoryview
-    source: Host
-    seal: NodeSeal | None = None
-    """What has still to be opened."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    node: Node
-    error: NotAvailable | BadNode
-
-
-Event = Assembled | Failed
-
-
-@dataclass(slots=True, eq=False)
-class _Origin:
-    """A share, as far as fetching goes."""
-
-    nodes: int = 0
-    joined: int = 0
-    missing: int = 0
-    """Bytes that are joined and have not come."""
-    pace: int = 0
-    """The class of its channels, but those that were joined before a change."""
-    name: bytes = b""
-    last_heard: float = float("-inf")
-    silence: float = SILENCE
-    active_since: float = 0.0
-    doubted_until: float = NEVER
-    usual_t: int = 0
-    """Symbol size of the last node that was right."""
-    period: float = 0.0
-    """Seconds in which its server sends everything once; 0 if it sends what is asked for."""
-
-    def quiet_since(self) -> float:
-        return max(self.last_heard, self.active_since)
-
-
-@dataclass(slots=True, eq=False)
-class _Fetch:
-    node: Node
-    group: Group
-    origin: _Origin
-    urgent: bool
-    wanted_at: float
-    length: int
-    state: State = State.QUEUED
-    joined_at: float = NEVER
-    last_new: float = float("-inf")
-    patience: float = NODE_SILENCE
-    not_before: float = float("-inf")
-    queued_at: float = NEVER
-    gathered: Gathered = field(init=False)
-    offered_t: int = 0
-    """Symbol size of what was assembled last."""
-    missing: int = 0
-    last_named: float = float("-inf")
-    """When a beacon named it."""
-    awaited: bool = False
-    """Whether somebody waits for it; what is urgent may also be about to be sent for others."""
-    trail: Trail | None = None
-    """What has come of the pass that is being received."""
-    withheld: list[Trail] = field(default_factory=list)
-    """Of passes that came in doubt: what is forged has numbers that look like loss."""
-    believed: bool = False
-    filled: bool = False
-    """Whether the window was in use when it was joined."""
-    seal: NodeSeal | None = None
-    """Of a share with a key."""
-    wrong: int = 0
-    """How often it was assembled with a wrong hash."""
-    doubted: bool = False
-    checking: Doubted | None = None
-    """What an event was made of while it stays joined, until `accept` or `reject`. There is one event at a time."""
-    contested: bool = False
-    """Whether it was wrong since it was joined."""
-    pass_time: float = DOUBTED_SILENCE
-    came: int = 0
-    """Symbols under the server's address since it was joined while it was doubted."""
-    rejoins: int = 0
-    """How often it was joined anew since something came of it."""
-
-    def __post_init__(self) -> None:
-        self.gathered = Gathered(self.length)
 
 
 @dataclass(slots=True)
@@ -235,25 +116,20 @@ class Fetcher:
         self.counters = FetchCounters()
         self.limits = limits
         self.paces = Paces(limits.max_bytes)
-        self._trails: dict[_Fetch, None] = {}
+        self._passes = Passes(self.paces)
         self._window = Window(limits.max_bytes)
-        self._fetches: dict[Group, _Fetch] = {}
-        self._by_node: dict[Node, _Fetch] = {}
-        self._urgent: dict[_Fetch, None] = {}
-        self._queue: dict[_Fetch, None] = {}
-        self._joined: set[Group] = set()
-        self._leaves: dict[Group, float] = {}
-        self._held: dict[Group, None] = {}
+        self._channels = Channels(limits.hurry)
+        self._queue = FetchQueue()
+        self._fetches: dict[Group, Fetch] = {}
+        self._by_node: dict[Node, Fetch] = {}
         self._outstanding = 0
-        self._queued_bytes = 0
         self._hold = 0.0
         self._hold_until = float("-inf")
-        self._bucket = BatchBucket(hurry=limits.hurry)
-        self._origins: dict[bytes, _Origin] = {}
+        self._origins: dict[bytes, Origin] = {}
         self._periods: dict[bytes, float] = {}
         self._events: deque[Event] = deque()
         self.sources = Sources()
-        self._hashed, self._hashed_at = 0.0, NEVER
+        self._checks = CheckBudget()
         self._checked = float("-inf")
         self._excused = float("-inf")
 
@@ -278,8 +154,8 @@ class Fetcher:
         elif urgent and not fetch.urgent:
             fetch.urgent, fetch.wanted_at = True, now
             if fetch.state is State.QUEUED:
-                self._unqueue(fetch)
-                self._enqueue(fetch)
+                self._queue.drop(fetch)
+                self._queue.put(fetch)
         fetch.awaited = fetch.awaited or awaited
 
     def unwant(self, node: Node, *, now: float) -> None:
@@ -304,16 +180,14 @@ class Fetcher:
 
     def hold(self, group: Group) -> None:
         """Stay joined to a control channel, beside the cap."""
-        self._held[group] = None
+        self._channels.hold(group)
 
     def release(self, group: Group, *, now: float) -> None:
-        if self._held.pop(group, 0) is None and group in self._joined:
-            self._leave(group, now)
+        self._channels.release(group, now=now)
 
     def rejoin(self, group: Group, *, now: float) -> None:
         """Leave a held channel and join it again, which repeats the report."""
-        if group in self._held and group in self._joined:
-            self._leave(group, now)
+        self._channels.rejoin(group, now=now)
 
     def renew(self, groups: Iterable[Group], *, now: float) -> None:
         """Join these anew now: an interface came up, and the silence until then was nobody's fault."""
@@ -339,11 +213,11 @@ class Fetcher:
     @property
     def under_way(self) -> int:
         """Bytes that are wanted and have not come. A node that lacks a few symbols counts as little as it lacks."""
-        return self._outstanding + self._queued_bytes
+        return self._outstanding + self._queue.size
 
     @property
     def groups(self) -> int:
-        return len(self._joined)
+        return len(self._channels)
 
     def announced(self, origin: bytes, period: float, *, now: float) -> None:
         """An origin is there. With a `period`, in seconds, its server sends everything round and round: what is wanted
@@ -406,7 +280,7 @@ class Fetcher:
         return None
 
     def _receive_tagged(
-        self, fetch: _Fetch, seal: NodeSeal, source: Host, datagrams: fec.Symbols, now: float
+        self, fetch: Fetch, seal: NodeSeal, source: Host, datagrams: fec.Symbols, now: float
     ) -> bytes | None:
         """The same for a share with a key: what is not genuine gets no further than here, and spoils nothing that came
         with it."""
@@ -420,7 +294,7 @@ class Fetcher:
             self._tagged(fetch, seal.tag_key, source, datagrams, now)
         return gone
 
-    def _tagged(self, fetch: _Fetch, key: bytes, source: Host, datagrams: fec.Symbols, now: float) -> None:
+    def _tagged(self, fetch: Fetch, key: bytes, source: Host, datagrams: fec.Symbols, now: float) -> None:
         size = datagrams.shape[-1]
         count = datagrams.size // size
         try:
@@ -454,7 +328,7 @@ class Fetcher:
             self.counters.foreign_datagrams += came
         elif fetch.state is not State.DONE and self.sources.takes(fetch.origin.name, source, now=now):
             fetch.gathered.put(source, collected)
-            self._trace(fetch, seen, came, collected.t, now)
+            self._passes.came(fetch, seen, came, collected.t, now=now)
             self._count(fetch, source, collected, came, new, now)
 
     def queued(self, groups: Iterable[Group], *, now: float) -> bool:
@@ -483,7 +357,7 @@ class Fetcher:
         fetch = self._by_node.get(node)
         if fetch is not None:
             fetch.origin.usual_t = fetch.offered_t
-            self._believe(fetch)
+            self._passes.believe(fetch)
             self._end(fetch, now)
 
     def reject(self, node: Node, source: Host, *, now: float) -> bool:
@@ -515,18 +389,14 @@ class Fetcher:
 
     def changes(self, *, now: float) -> Changes | None:
         """The batch to make now, if there is one and its time has come."""
-        if not self._change_due(now) or not self._bucket.take(now, hurried=self._is_awaited(now)):
+        if not self._channels.is_due(now=now) and not self._admits(now):
             return None
-        leaves = tuple(self._leaves)
-        self._joined.difference_update(leaves)
-        left = set(leaves)
-        self._leaves.clear()
-        self._rest(leaves, now)
-        joins = [g for g in self._held if g not in self._joined and g not in left]
-        joins += [self._join(fetch, now) for fetch in self._admitted(now, left)]
-        self._joined.update(joins)
+        if not self._channels.may_change(hurried=self._is_awaited(now), now=now):
+            return None
+        self._rest(self._channels.leaving, now)
+        joins = self._channels.held_to_join() + [self._join(fetch, now) for fetch in self._admitted(now)]
         self.counters.batches += 1
-        return Changes(tuple(joins), leaves)
+        return self._channels.change(joins)
 
     def _rest(self, left: Iterable[Group], now: float) -> None:
         """Doubted nodes are joined anew for another pass, and repair symbols are of no use to them. What is left and
@@ -538,7 +408,7 @@ class Fetcher:
 
     def refused(self, group: Group, *, now: float) -> None:
         """The kernel would not join this group."""
-        self._joined.discard(group)
+        self._channels.refused(group)
         fetch = self._fetches.get(group)
         if fetch is not None and fetch.state is State.JOINED:
             self._unjoin(fetch)
@@ -552,10 +422,9 @@ class Fetcher:
         times = []
         if self._by_node:
             times.append(max(now, self._checked + TICK))
-        if self._leaves or any(g not in self._joined for g in self._held):
-            times.append(self._change_at(now))
-        elif any(True for _ in self._admitted(now, set())):
-            times.append(self._bucket.ready_at(now, hurried=self._is_awaited(now)))
+        joins = self._admits(now)
+        if joins or self._channels.is_pending():
+            times.append(self._channels.due_at(joins=joins, hurried=joins and self._is_awaited(now), now=now))
         return min(times, default=None)
 
     def handle_timeout(self, *, now: float) -> None:
@@ -578,34 +447,26 @@ class Fetcher:
 
     def _new_fetch(
         self, node: Node, group: Group, origin: bytes, urgent: bool, seal: NodeSeal | None, now: float
-    ) -> _Fetch:
+    ) -> Fetch:
         known = self._origins.get(origin)
         if known is None:
-            known = _Origin(name=origin, period=self._periods.get(origin, 0.0), pace=self.paces.pace(origin))
+            known = Origin(name=origin, period=self._periods.get(origin, 0.0), pace=self.paces.pace(origin))
             self._origins[origin] = known
         if known.nodes == 0:
             known.active_since = now
         known.nodes += 1
         length = node.size + (SEAL_SIZE if seal else 0)
-        fetch = _Fetch(node, group, known, urgent, now, length, seal=seal)
+        fetch = Fetch(node, group, known, urgent, now, length, seal=seal)
         self._fetches[group] = self._by_node[node] = fetch
         self._requeue(fetch, now)
         return fetch
 
-    def _requeue(self, fetch: _Fetch, now: float) -> None:
+    def _requeue(self, fetch: Fetch, now: float) -> None:
         fetch.state, fetch.queued_at = State.QUEUED, now
-        self._enqueue(fetch)
+        self._queue.put(fetch)
 
-    def _enqueue(self, fetch: _Fetch) -> None:
-        (self._urgent if fetch.urgent else self._queue)[fetch] = None
-        self._queued_bytes += fetch.length
-
-    def _unqueue(self, fetch: _Fetch) -> None:
-        if self._urgent.pop(fetch, 0) is None or self._queue.pop(fetch, 0) is None:
-            self._queued_bytes -= fetch.length
-
-    def _join(self, fetch: _Fetch, now: float) -> Group:
-        self._unqueue(fetch)
+    def _join(self, fetch: Fetch, now: float) -> Group:
+        self._queue.drop(fetch)
         if fetch.joined_at == NEVER or now - fetch.queued_at > STALL:
             # As long as it was queued, for want of room, what its origin received was a sign of life.
             fetch.last_named = max(fetch.last_named, fetch.origin.last_heard)
@@ -618,34 +479,31 @@ class Fetcher:
         self._lacks(fetch, fetch.gathered.missing)
         return fetch.group
 
-    def _unjoin(self, fetch: _Fetch) -> None:
+    def _unjoin(self, fetch: Fetch) -> None:
         fetch.origin.joined -= 1
         self._lacks(fetch, 0)
 
-    def _lacks(self, fetch: _Fetch, missing: int) -> None:
+    def _lacks(self, fetch: Fetch, missing: int) -> None:
         """Of a channel that is joined so many bytes have still to come."""
         self._outstanding += missing - fetch.missing
         fetch.origin.missing += missing - fetch.missing
         fetch.missing = missing
 
-    def _leave(self, group: Group, now: float) -> None:
-        self._leaves.setdefault(group, now)
-
-    def _end(self, fetch: _Fetch, now: float) -> None:
+    def _end(self, fetch: Fetch, now: float) -> None:
         if fetch.state is State.JOINED:
             self._unjoin(fetch)
-            self._leave(fetch.group, now)
-        self._unqueue(fetch)
+            self._channels.leave(fetch.group, now=now)
+        self._queue.drop(fetch)
         del self._fetches[fetch.group], self._by_node[fetch.node]
         fetch.origin.nodes -= 1
         if fetch.origin.nodes == 0 and len(self._origins) > 1024:
             self._origins = {name: o for name, o in self._origins.items() if o.nodes}
 
-    def _fail(self, fetch: _Fetch, error: NotAvailable | BadNode, now: float) -> None:
+    def _fail(self, fetch: Fetch, error: NotAvailable | BadNode, now: float) -> None:
         self._end(fetch, now)
         self._events.append(Failed(fetch.node, error))
 
-    def _symbols(self, fetch: _Fetch, source: Host, run: wire.SymbolRun, now: float) -> None:
+    def _symbols(self, fetch: Fetch, source: Host, run: wire.SymbolRun, now: float) -> None:
         if fetch.state is State.DONE or not self.sources.takes(fetch.origin.name, source, now=now):
             return
         t = run.symbols.shape[-1]
@@ -653,25 +511,10 @@ class Fetcher:
         if collected is None:
             return
         seen = source_range(run.esis, fec.source_symbols(fetch.length, t), contiguous=run.contiguous)
-        self._trace(fetch, seen, len(run.esis), t, now)
+        self._passes.came(fetch, seen, len(run.esis), t, now=now)
         self._count(fetch, source, collected, len(run.esis), collected.add(run), now)
 
-    def _trace(self, fetch: _Fetch, seen: tuple[int, int, int] | None, came: int, t: int, now: float) -> None:
-        """Symbols came, new or not: keep account of what part of the passes arrives."""
-        reception = self.paces.reception(fetch.origin.name)
-        if reception is None:
-            return
-        if now >= fetch.origin.doubted_until:
-            tag = wire.TAG_SIZE if fetch.seal else 0
-            reception.heard(8 * came * (t + tag + wire.HEADER_SIZE + wire.LINK_OVERHEAD), now=now)
-        if seen is None or fetch.state is not State.JOINED or fetch.joined_at < reception.changed_at:
-            return
-        if fetch.trail is None:
-            fetch.trail = Trail(now, now)
-            self._trails[fetch] = None
-        fetch.trail.add(*seen, now=now)
-
-    def _count(self, fetch: _Fetch, source: Host, collected: Collected, came: int, new: int, now: float) -> None:
+    def _count(self, fetch: Fetch, source: Host, collected: Collected, came: int, new: int, now: float) -> None:
         self.counters.symbols += came
         self.counters.duplicates += came - new
         if new:
@@ -687,22 +530,22 @@ class Fetcher:
             fetch.gathered.drop(source, collected.t)
             self._done(fetch, data, source, collected.t, now)
 
-    def _progress(self, fetch: _Fetch, now: float) -> None:
+    def _progress(self, fetch: Fetch, now: float) -> None:
         if fetch.last_new < fetch.joined_at and fetch.state is State.JOINED:
             hold = self._hold if now < self._hold_until else 0.0
             self._window.first_symbol(now - fetch.joined_at - hold, fetch.length, filled=fetch.filled)
         fetch.last_new = fetch.origin.last_heard = now
         fetch.origin.silence, fetch.patience, fetch.rejoins = SILENCE, NODE_SILENCE, 0
 
-    def _done(self, fetch: _Fetch, data: memoryview, source: Host, t: int, now: float) -> None:
+    def _done(self, fetch: Fetch, data: memoryview, source: Host, t: int, now: float) -> None:
         if fetch.state is State.JOINED:
             self._unjoin(fetch)
-            self._leave(fetch.group, now)
-        self._unqueue(fetch)
+            self._channels.leave(fetch.group, now=now)
+        self._queue.drop(fetch)
         fetch.state, fetch.offered_t = State.DONE, t
         self._events.append(Assembled(fetch.node, data, source, fetch.seal))
 
-    def _collected(self, fetch: _Fetch, source: Host, t: int, now: float) -> Assembly | Doubted | None:
+    def _collected(self, fetch: Fetch, source: Host, t: int, now: float) -> Assembly | Doubted | None:
         """Where symbols of this source and size go; None if they are of no use."""
         collected = fetch.gathered.find(source, t)
         if isinstance(collected, Doubted):
@@ -722,47 +565,40 @@ class Fetcher:
         fetch.gathered.put(source, new)
         return new
 
-    def _is_server(self, fetch: _Fetch) -> Callable[[Host], bool]:
+    def _is_server(self, fetch: Fetch) -> Callable[[Host], bool]:
         return partial(self.sources.is_server, fetch.origin.name)
 
     # --- inside: doubted nodes ---
 
-    def _doubt(self, fetch: _Fetch, now: float) -> None:
+    def _doubt(self, fetch: Fetch, now: float) -> None:
         """A server's symbols were wrong, so some of them are of somebody else."""
         fetch.origin.doubted_until = now + DOUBT
-        for other in [other for other in self._trails if other.origin is fetch.origin]:
-            del self._trails[other]
-            other.trail = None
+        self._passes.doubted(fetch.origin)
         fetch.doubted = fetch.contested = True
         fetch.gathered.change(partial(self._doubted, fetch))
         if fetch.state is State.DONE:
             self._requeue(fetch, now)
             fetch.not_before = now + TICK
 
-    def _doubted(self, fetch: _Fetch, source: Host, collected: Collected) -> Collected:
+    def _doubted(self, fetch: Fetch, source: Host, collected: Collected) -> Collected:
         if isinstance(collected, Assembly) and self.sources.is_server(fetch.origin.name, source):
             return Doubted(fetch.length, collected.t, collected)
         return collected
 
-    def _offer(self, fetch: _Fetch, source: Host, doubted: Doubted, now: float) -> None:
+    def _offer(self, fetch: Fetch, source: Host, doubted: Doubted, now: float) -> None:
         """If something is complete have it checked; within bounds, as who sends much makes much that is complete."""
         cost = doubted.cost
-        if not cost or fetch.checking is not None or not self._may_hash(now):
+        if not cost or fetch.checking is not None or not self._checks.allow(now=now):
             return
-        self._hashed += cost
+        self._checks.spend(cost)
         data = doubted.data()
         if data is not None:
             fetch.checking, fetch.offered_t = doubted, doubted.t
             self._events.append(Assembled(fetch.node, data, source, fetch.seal))
 
-    def _may_hash(self, now: float) -> bool:
-        self._hashed = max(0.0, self._hashed - CHECKED * (now - self._hashed_at))
-        self._hashed_at = now
-        return self._hashed <= CHECKED * CHECKED_AT_ONCE
-
-    def _resume(self, fetch: _Fetch, now: float) -> None:
+    def _resume(self, fetch: Fetch, now: float) -> None:
         """A node was done and wrong: stay in its channel if that is still joined."""
-        if fetch.group in self._joined and self._leaves.pop(fetch.group, None) is not None:
+        if self._channels.stay(fetch.group):
             fetch.state = State.JOINED
             fetch.origin.joined += 1
             self._lacks(fetch, fetch.gathered.missing)
@@ -770,7 +606,7 @@ class Fetcher:
             self._requeue(fetch, now)
             fetch.not_before = now + TICK
 
-    def _check_pass(self, fetch: _Fetch, now: float) -> None:
+    def _check_pass(self, fetch: Fetch, now: float) -> None:
         """A doubted node that was wrong again needs another pass, for which bursts of repair do not stand."""
         if fetch.state is not State.JOINED or not fetch.doubted:
             return
@@ -786,11 +622,11 @@ class Fetcher:
             self._next_pass(fetch, now)
 
     @staticmethod
-    def _has_pass(fetch: _Fetch) -> bool:
+    def _has_pass(fetch: Fetch) -> bool:
         """Whether as many symbols came as a pass has."""
         return any(fetch.came * collected.t >= fetch.length for _, collected in fetch.gathered)
 
-    def _next_pass(self, fetch: _Fetch, now: float) -> None:
+    def _next_pass(self, fetch: Fetch, now: float) -> None:
         for _, collected in fetch.gathered:
             if fetch.contested and isinstance(collected, Doubted):
                 collected.next_pass()
@@ -800,31 +636,11 @@ class Fetcher:
 
     def _look(self, now: float) -> None:
         """Tell the passes that are over, and hear whether the classes still fit."""
-        for fetch in list(self._trails):
-            trail = fetch.trail
-            if trail is not None and fetch.state is State.JOINED and not trail.is_over(now):
-                continue
-            reception = self.paces.reception(fetch.origin.name)
-            if trail is not None and reception is not None and fetch.joined_at >= reception.changed_at:
-                if fetch.believed or now >= fetch.origin.doubted_until:
-                    reception.passed(trail)
-                elif len(fetch.withheld) < MAX_WITHHELD:
-                    fetch.withheld.append(trail)
-            del self._trails[fetch]
-            fetch.trail = None
+        self._passes.look(now=now)
         if self.paces.look(smallest=self._window.is_smallest, now=now):
             self._window.overrun()
 
-    def _believe(self, fetch: _Fetch) -> None:
-        """What came in doubt made a right node, and no wrong one: it was the server's."""
-        fetch.believed = not fetch.wrong
-        reception = self.paces.reception(fetch.origin.name)
-        if fetch.believed and reception is not None:
-            for trail in fetch.withheld:
-                if trail.begun >= reception.changed_at:
-                    reception.passed(trail)
-
-    def _move(self, origin: _Origin, group: Callable[[Node, int, bytes], Group], now: float) -> None:
+    def _move(self, origin: Origin, group: Callable[[Node, int, bytes], Group], now: float) -> None:
         before, origin.pace = origin.pace, self.paces.pace(origin.name)
         slower = origin.pace > before
         if slower:
@@ -834,19 +650,19 @@ class Fetcher:
             if fetch.origin is origin and (fetch.state is State.QUEUED or (slower and fetch.state is State.JOINED)):
                 self._move_to(fetch, group(fetch.node, origin.pace, origin.name), now)
 
-    def _move_to(self, fetch: _Fetch, group: Group, now: float) -> None:
+    def _move_to(self, fetch: Fetch, group: Group, now: float) -> None:
         """What has come stays of use: the symbols of all classes are the same."""
         if fetch.state is State.JOINED:
             self._unjoin(fetch)
-            self._leave(fetch.group, now)
+            self._channels.leave(fetch.group, now=now)
             fetch.joined_at = NEVER
-        self._unqueue(fetch)
+        self._queue.drop(fetch)
         del self._fetches[fetch.group]
         fetch.group = group
         self._fetches[group] = fetch
         self._requeue(fetch, now)
 
-    def _has_room(self, fetch: _Fetch, taken: int) -> bool:
+    def _has_room(self, fetch: Fetch, taken: int) -> bool:
         """Whether its origin's class, if it is a slow one, would bring it soon; `taken` bytes are to be joined with
         it."""
         reception = self.paces.reception(fetch.origin.name)
@@ -857,36 +673,24 @@ class Fetcher:
 
     # --- inside: membership ---
 
-    def _change_due(self, now: float) -> bool:
-        if any(g not in self._joined for g in self._held):
-            return True
-        if self._leaves and now >= min(self._leaves.values()) + TICK:
-            return True
-        return any(True for _ in self._admitted(now, set(self._leaves)))
-
-    def _change_at(self, now: float) -> float:
-        waits = [t + TICK for t in self._leaves.values()] if not any(g not in self._joined for g in self._held) else []
-        if waits and any(True for _ in self._admitted(now, set(self._leaves))):
-            waits.append(now)
-        return max(self._bucket.ready_at(now, hurried=self._is_awaited(now)), min(waits, default=now))
+    def _admits(self, now: float) -> bool:
+        """Whether something that is wanted may be joined now."""
+        return any(True for _ in self._admitted(now))
 
     def _is_awaited(self, now: float) -> bool:
         """Whether somebody waits for what may be joined now."""
-        return any(fetch.awaited for fetch in self._admitted(now, set(self._leaves)))
+        return any(fetch.awaited for fetch in self._admitted(now))
 
-    def _admitted(self, now: float, left: set[Group]) -> Iterator[_Fetch]:
-        """Queued fetches that may be joined now, urgent ones first.
-
-        A channel that is being left in this very batch has to wait for the next one: only then is it reported anew.
-        """
-        places = self.limits.max_groups - (len(self._joined - left) - sum(g in self._joined for g in self._held))
+    def _admitted(self, now: float) -> Iterator[Fetch]:
+        """Queued fetches that may be joined now, urgent ones first."""
+        places = self.limits.max_groups - self._channels.used
         room = self.limits.max_bytes - self._outstanding
-        taken: dict[_Origin, int] = {}
-        bytes_taken: dict[_Origin, int] = {}
-        for fetch in (*self._urgent, *self._queue):
+        taken: dict[Origin, int] = {}
+        bytes_taken: dict[Origin, int] = {}
+        for fetch in self._queue:
             if places <= 0:
                 return
-            if fetch.group in left or fetch.group in self._joined or fetch.not_before > now:
+            if fetch.group in self._channels or fetch.not_before > now:
                 continue
             mine = fetch.origin.joined + taken.get(fetch.origin, 0)
             if self._is_silent(fetch.origin) and mine >= SILENT_PLACES:
@@ -901,13 +705,13 @@ class Fetcher:
             yield fetch
 
     @staticmethod
-    def _is_silent(origin: _Origin) -> bool:
+    def _is_silent(origin: Origin) -> bool:
         """Whether it was joined in vain since it was last heard."""
         return origin.silence > SILENCE
 
     # --- inside: deadlines ---
 
-    def _check_deadline(self, fetch: _Fetch, now: float) -> None:
+    def _check_deadline(self, fetch: Fetch, now: float) -> None:
         if fetch.state is State.DONE:
             return
         heard = max(fetch.last_new, fetch.last_named)
@@ -919,11 +723,11 @@ class Fetcher:
             self._fail(fetch, self._late(fetch, f"not complete after {longest:g} s"), now)
 
     @staticmethod
-    def _late(fetch: _Fetch, what: str) -> TimedOut | BadNode:
+    def _late(fetch: Fetch, what: str) -> TimedOut | BadNode:
         """Where symbols were wrong that is the reason, and asking again soon is not in vain."""
         return BadNode(f"wrong symbols came; {what}") if fetch.wrong else TimedOut(what)
 
-    def _check_silence(self, origin: _Origin, now: float) -> None:
+    def _check_silence(self, origin: Origin, now: float) -> None:
         """Nothing at all of the origin: leave, wait a tick, join again, a few channels at a time."""
         if not origin.joined or now - max(origin.quiet_since(), self._excused) < origin.silence:
             return
@@ -933,7 +737,7 @@ class Fetcher:
             if fetch.origin is origin and fetch.state is State.JOINED:
                 self._rejoin(fetch, now)
 
-    def _check_node_silence(self, fetch: _Fetch, now: float) -> None:
+    def _check_node_silence(self, fetch: Fetch, now: float) -> None:
         if (
             fetch.state is not State.JOINED
             or fetch.origin.period
@@ -943,12 +747,9 @@ class Fetcher:
         fetch.patience = min(MAX_NODE_SILENCE, fetch.patience * 2)
         self._rejoin(fetch, now)
 
-    def _rejoin(self, fetch: _Fetch, now: float) -> None:
+    def _rejoin(self, fetch: Fetch, now: float) -> None:
         self.counters.rejoins += 1
         fetch.rejoins += 1
         self._unjoin(fetch)
-        self._leave(fetch.group, now)
+        self._channels.leave(fetch.group, now=now)
         self._requeue(fetch, now)
-
-
-__all__ = ["Assembled", "Changes", "Event", "Failed", "Fetcher", "Limits"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mcfs.fetch.direct import aligned
-from mcfs.fetch.fetcher import Assembled, Failed, Fetcher
+from mcfs.fetch.fetchevents import Assembled, Failed
 from mcfs.fetch.leafindex import can_be_elsewhere
 from mcfs.protocol import merkle
 from mcfs.protocol.addressing import Addresser, addresser_of, node_group
@@ -25,6 +25,7 @@ from mcfs.protocol.seal import NodeSeal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mcfs.fetch.fetcher import Fetcher
     from mcfs.fetch.leafindex import LeafIndex
     from mcfs.protocol.ids import Digest, Group, Node, ObjectRef
     from mcfs.protocol.keys import ShareKeys

@@ -20,7 +20,8 @@ import trio
 from mcfs.fetch.ahead import ReadAhead, Stream
 from mcfs.fetch.batches import hurry
 from mcfs.fetch.cache import Cache
-from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, UNHEARD, Assembled, Failed, Fetcher, Limits
+from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, UNHEARD, Fetcher, Limits
+from mcfs.fetch.fetchevents import Assembled, Failed
 from mcfs.fetch.keyring import Keyring
 from mcfs.fetch.leafindex import LeafIndex
 from mcfs.fetch.listings import Listings

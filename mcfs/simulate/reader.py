@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mcfs.fetch.ahead import ReadAhead
-from mcfs.fetch.fetcher import Assembled, Failed, Fetcher, Limits
+from mcfs.fetch.fetcher import Fetcher, Limits
+from mcfs.fetch.fetchevents import Assembled, Failed
 from mcfs.fetch.nodes import NodeTree
 from mcfs.protocol import addressing
 from mcfs.protocol.ids import Group, Host, Node

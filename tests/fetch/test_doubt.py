@@ -11,7 +11,8 @@ import pytest
 
 from mcfs.fetch.assemble import Assembly
 from mcfs.fetch.doubted import LENIENT, Doubted
-from mcfs.fetch.fetcher import DOUBT, Assembled, Failed, Fetcher, Limits
+from mcfs.fetch.fetcher import DOUBT, Fetcher, Limits
+from mcfs.fetch.fetchevents import Assembled, Failed
 from mcfs.fetch.gathered import FEW, MAX_SERVED, MAX_SIZES, MAX_STRANGERS, Gathered
 from mcfs.protocol import fec, wire
 from mcfs.protocol.ids import Digest, Group, Host, Node, ObjectRef

@@ -8,17 +8,10 @@ import numpy as np
 import pytest
 
 from mcfs.fetch.batches import HURRY, TICK
-from mcfs.fetch.fetcher import (
-    NEVER,
-    SILENT_PLACES,
-    UNHEARD,
-    UNHEARD_BESIDE,
-    Assembled,
-    Changes,
-    Failed,
-    Fetcher,
-    Limits,
-)
+from mcfs.fetch.channels import Changes
+from mcfs.fetch.fetcher import SILENT_PLACES, UNHEARD, UNHEARD_BESIDE, Fetcher, Limits
+from mcfs.fetch.fetchevents import Assembled, Failed
+from mcfs.fetch.wanted import NEVER
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import Gone, TimedOut
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef
@@ -329,7 +322,7 @@ def test_messages_that_are_taken_together_count_as_those_taken_one_by_one() -> N
             f.receive(group(0), SERVER, piece, now=0.1)
         reception = f.paces.reception(b"o")
         assert reception is not None
-        [trail] = f._trails
+        [trail] = f._passes._trailed
         assert trail.trail is not None
         figures.append((f.counters.symbols, trail.trail.sent, trail.trail.arrived))
     assert figures[0] == figures[1]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mcfs.fetch.cache import Cache
-from mcfs.fetch.fetcher import Assembled, Fetcher, Limits
+from mcfs.fetch.fetcher import Fetcher, Limits
+from mcfs.fetch.fetchevents import Assembled
 from mcfs.fetch.leafindex import LeafIndex
 from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
 from mcfs.protocol import addressing, merkle, wire

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mcfs.fetch.fetcher import Failed, Fetcher, Limits
+from mcfs.fetch.fetcher import Fetcher, Limits
+from mcfs.fetch.fetchevents import Failed
 from mcfs.fetch.nodes import MAX_ORIGINS, NodeTree, Ready
 from mcfs.protocol import addressing, merkle, wire
 from mcfs.protocol.errors import Gone, ShareDown, TimedOut

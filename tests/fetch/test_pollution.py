@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from mcfs.fetch.batches import TICK
-from mcfs.fetch.fetcher import MAX_PASS, MAX_WRONG, PASS, Assembled, Failed, Fetcher, Limits
+from mcfs.fetch.fetcher import MAX_PASS, MAX_WRONG, Fetcher, Limits
+from mcfs.fetch.fetchevents import Assembled, Failed
 from mcfs.fetch.sources import ACTIVE, MAX_PENALTY, MAX_SERVERS, PENALTY, Sources
 from mcfs.fetch.strands import MAX_STRANDS, Strands
+from mcfs.fetch.wanted import PASS
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import BadNode
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef

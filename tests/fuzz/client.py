@@ -18,7 +18,8 @@ from unittest import mock
 import numpy as np
 
 from mcfs.fetch.cache import Cache
-from mcfs.fetch.fetcher import Failed, Fetcher
+from mcfs.fetch.fetcher import Fetcher
+from mcfs.fetch.fetchevents import Failed
 from mcfs.net.client import Client, ClientSettings
 from mcfs.net.receive import Joined, Receiver, Run
 from mcfs.protocol import addressing, announce, wire

@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 
 from mcfs.fetch.assemble import Assembly
-from mcfs.fetch.fetcher import Assembled, Fetcher, Limits
+from mcfs.fetch.fetcher import Fetcher, Limits
+from mcfs.fetch.fetchevents import Assembled
 from mcfs.fetch.keyring import Keyring
 from mcfs.fetch.strands import Strands
 from mcfs.net.offer import Offer

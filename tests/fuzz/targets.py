@@ -17,7 +17,8 @@ from blake3 import blake3
 
 from mcfs.fetch import cachefile
 from mcfs.fetch.cachedisk import Disk
-from mcfs.fetch.fetcher import Assembled, Fetcher, Limits
+from mcfs.fetch.fetcher import Fetcher, Limits
+from mcfs.fetch.fetchevents import Assembled
 from mcfs.fetch.listings import Listings, _Parts, check_listing_untrusted, check_parts_untrusted
 from mcfs.fetch.probe import Tally
 from mcfs.net import linkwatch

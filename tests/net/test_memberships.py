@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from mcfs.fetch.batches import TICK
-from mcfs.fetch.fetcher import SILENCE, SILENT_PLACES, Fetcher, Limits
+from mcfs.fetch.fetcher import SILENT_PLACES, Fetcher, Limits
 from mcfs.fetch.shares import ShareTable
 from mcfs.fetch.trust import Pin, Trust
+from mcfs.fetch.wanted import SILENCE
 from mcfs.net.memberships import MIN_GROUPS, Memberships
 from mcfs.net.receive import Joined
 from mcfs.net.reconcile import Plan, Update, plan
