@@ -36,8 +36,9 @@ CACHE: Final = 512 << 20
 RATE: Final = "200M"
 TIMEOUT: Final = 15
 SAMPLE: Final = 2.0
-WARM_UP: Final = 0.2
-"""Of the run: not counted, as memory fills what it may."""
+WARM_UP: Final = 1 / 15
+"""Of the run: from the start of each process, three times that of the run's start. It is not counted, as memory fills
+what it may."""
 CONTROL_GROUPS: Final = 4
 """The channels of the share and of the catalogue, and those of a change that is under way."""
 MAX_GROUPS: Final = 64
@@ -174,7 +175,7 @@ class Soak:
     def _go_on(self, start: float, mounts: list[Mounted], readers: list[Job]) -> None:
         options = self._options
         restarts = [start + options.seconds * (n + 1) / (options.restarts + 1) * 0.6 for n in range(options.restarts)]
-        next_change, next_sample = start + options.change_every, start + WARM_UP * options.seconds
+        next_change, next_sample = start + options.change_every, start + 3 * WARM_UP * options.seconds
         while (now := time.monotonic()) < start + options.seconds and all(reader.running for reader in readers):
             if restarts and now >= restarts[0]:
                 restarts.pop(0)
@@ -199,6 +200,8 @@ class Soak:
 
     def _sample_process(self, host: Host, pid: int) -> None:
         process = psutil.Process(pid)
+        if time.time() - process.create_time() < WARM_UP * self._options.seconds:
+            return
         life = self._lives.setdefault(pid, Life(f"{host.name} {pid}"))
         groups = self._groups(host)
         if groups > MAX_GROUPS + CONTROL_GROUPS and host is not self._site.lab.server:
