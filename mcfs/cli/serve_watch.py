@@ -324,6 +324,7 @@ class Reindexing:
             touched,
             progress,
             watch.observe if watch is not None else lambda fd, path: None,
+            time.time_ns,
             breathe or self._breather,
         )
         snapshot = self._index.run(order, threads=threads)

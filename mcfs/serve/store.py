@@ -250,7 +250,9 @@ def _fits(node: Node, expected: Digest, data: bytes | bytearray) -> bool:
 
 def _where(places: Sequence[Place]) -> str:
     """One of them, for a person. repr, since a name may hold what moves a terminal's cursor."""
-    return f", as {os.fsdecode(join(places[0].directory, places[0].members[0][0]))!r} has changed" if places else ""
+    names = (join(place.directory, name) for place in places for name, _ in place.members)
+    first = next(names, None)
+    return f", as {os.fsdecode(first)!r} has changed" if first is not None else ""
 
 
 class _Table:

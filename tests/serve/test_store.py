@@ -363,6 +363,18 @@ def test_a_damaged_page_is_never_sent(index: Index, store: NodeStore, share: Pat
             store.load(node)
 
 
+def test_a_damaged_pack_is_made_anew_by_the_next_scan(index: Index, store: NodeStore, share: Path) -> None:
+    for name in ("one", "two"):
+        (share / name).write_text(name)
+    snapshot = publish(index, store, share)
+    ref = object_at(store, snapshot, b"one")
+    index._database.writer.insert("UPDATE packs SET members = x'FF00'")
+    with pytest.raises(Gone, match=r"any more$"):
+        store.load(Node(ref, 0, 0))
+    publish(index, store, share)
+    assert store.load(Node(ref, 0, 0)) == b"onetwo"
+
+
 def test_a_closed_index_has_nothing(state: Path, share: Path) -> None:
     (share / "file").write_bytes(os.urandom(3 * BLOCK))
     with Index.open(state) as index:
