@@ -43,6 +43,9 @@ DOUBT_PAUSE: Final = 60.0
 """Seconds for which a directory with a file that is not what it was is not looked at again for that reason: a disk that
 reads wrong now and then would have it hashed without end."""
 MAX_DOUBTS: Final = 1000
+UNUSED: Final = 30.0
+"""Seconds after which a file that nobody reads is closed, or twice as many. Who reads one that was deleted or replaced
+reads on; but the disk gets its room back only then."""
 BUSY: Final = 0.1
 """Seconds after the last burst for which the server counts as sending."""
 SLICE: Final = 0.001
@@ -162,6 +165,7 @@ class Reindexing:
                 for share in self.shares:
                     if share.watch is not None:
                         nursery.start_soon(self._listen, share, share.watch)
+                nursery.start_soon(self._close_unused)
                 while True:
                     self._wake = trio.Event()
                     await self._look_at_due()
@@ -180,6 +184,11 @@ class Reindexing:
             watch.read(now=self._clock())
             self._wake.set()
             await trio.sleep(GATHER)
+
+    async def _close_unused(self) -> None:
+        while True:
+            await trio.sleep(UNUSED)
+            await trio.to_thread.run_sync(self._store.close_unused)
 
     async def _sleep(self) -> None:
         times = [at for share in self.shares if (at := share.changes.next_timeout()) is not None]
@@ -324,6 +333,7 @@ class Reindexing:
             touched,
             progress,
             watch.observe if watch is not None else lambda fd, path: None,
+            time.time_ns,
             breathe or self._breather,
         )
         snapshot = self._index.run(order, threads=threads)

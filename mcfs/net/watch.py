@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Final
 from inotify_simple import INotify, flags, parse_events
 
 from mcfs.serve.beneath import join
+from mcfs.serve.complaints import Complaints
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from mcfs.serve.changes import Changes, Touched
@@ -35,6 +37,8 @@ _WRITES: Final = int(flags.CREATE | flags.MODIFY | flags.CLOSE_WRITE)
 _DIRECTORY: Final = _NAMES | _WRITES | int(flags.ONLYDIR | flags.EXCL_UNLINK)
 _PARENT: Final = int(flags.MOVED_FROM | flags.MOVED_TO | flags.CREATE | flags.DELETE | flags.ONLYDIR | flags.MASK_ADD)
 _GOES: Final = int(flags.MOVED_FROM | flags.DELETE)
+_MAX_STEPS: Final = 4096
+"""Names on the way to a share, those in links included; links may lead in a circle."""
 _READ: Final = 1 << 15
 """Bytes read at a time: some 1,000 events, 5 ms. A turn ends after that, as others have to do as well."""
 REMOTE: Final = frozenset(
@@ -65,8 +69,9 @@ class Watch:
         self._fresh: dict[int, bytes] = {}
         """Those that the scan which runs now has come by."""
         self._parents: dict[int, set[bytes]] = {}
-        """Where the share itself may be replaced, and its name there."""
+        """Where the share itself may be replaced, and the names on the way to it there."""
         self._devices: dict[int, str | None] = {}
+        self._complaints = Complaints()
 
     def fileno(self) -> int:
         return int(self._inotify.fileno())
@@ -83,10 +88,12 @@ class Watch:
         """A scan begins."""
         with self._lock:
             self._fresh = {}
+            watched = set(self._paths)
         real = os.path.realpath(self._path)
         self._only = None if os.path.isdir(real) else os.path.basename(real)
-        for path in {self._path, real}:
-            self._watch_parent(path)
+        before, self._parents = self._parents, self._watch_parents()
+        for wd in before.keys() - self._parents.keys() - watched:
+            self._remove(wd)
 
     def observe(self, fd: int, path: bytes) -> None:
         """Watch a directory from now on. `fd` is open, `path` below the share's root."""
@@ -106,27 +113,35 @@ class Watch:
 
     def finish(self, touched: Touched) -> None:
         """The scan of what was touched is over: directories that it should have met and has not are watched no more."""
+        gone = self._not_met(touched)
         with self._lock:
-            # Most looks are at a few files: do not go through 100,000 paths for them.
-            old = self._paths.items() if touched.everything or touched.trees else ()
-            gone = [wd for wd, path in old if wd not in self._fresh and touched.within(path)]
             self._paths.update(self._fresh)
             self._fresh = {}
             for wd in gone:
-                del self._paths[wd]
+                self._paths.pop(wd, None)
                 self._others.pop(wd, None)
         for wd in gone:
             self._remove(wd)
 
-    def _watch_parent(self, path: bytes) -> None:
-        """That it cannot be watched only means that a share which is replaced as a whole is found later."""
-        parent, name = os.path.split(path)
-        try:
-            number = self._inotify.add_watch(parent, _PARENT)
-        except OSError as error:
-            log.debug("%r: not watched: %s", parent, error.strerror)
-            return
-        self._parents.setdefault(number, set()).add(name)
+    def _not_met(self, touched: Touched) -> list[int]:
+        """Watches in what was touched that the scan has not come by. Not under the lock, for which the event loop would
+        wait: with 100,000 directories this takes a tenth of a second."""
+        if not (touched.everything or touched.trees):
+            return []  # as most looks, which are at a few files
+        with self._lock:
+            paths = self._paths.copy()
+        return [wd for wd, path in paths.items() if wd not in self._fresh and touched.within(path)]
+
+    def _watch_parents(self) -> dict[int, set[bytes]]:
+        """Where one cannot be watched, it is found later that the share was replaced as a whole."""
+        parents: dict[int, set[bytes]] = {}
+        for path in set(replaceable(self._path)):
+            parent, name = os.path.split(path)
+            try:
+                parents.setdefault(self._inotify.add_watch(parent, _PARENT), set()).add(name)
+            except OSError as error:
+                log.debug("%r: not watched: %s", parent, error.strerror)
+        return parents
 
     def _remove(self, wd: int) -> None:
         try:
@@ -155,13 +170,14 @@ class Watch:
 
     def _note(self, wd: int, mask: int, name: bytes, now: float) -> None:
         if mask & flags.Q_OVERFLOW:
-            log.info("%r: the kernel lost count of changes: everything is looked at", self._path)
+            line = self._complaints.line("the kernel lost count of changes: everything is looked at", now=now)
+            if line is not None:
+                log.info("%r: %s", self._path, line)
             self._changes.everything(now=now)
             return
-        if wd in self._parents and (mask & flags.IGNORED or (mask & _PARENT and name in self._parents[wd])):
+        names = self._parents.get(wd)
+        if names is not None and (mask & flags.IGNORED or (mask & _PARENT and name in names)):
             self._changes.everything(now=now)
-            if mask & flags.IGNORED:
-                del self._parents[wd]
         for path in self._paths_of(wd):
             if mask & flags.IGNORED:
                 self._forget(wd, path, now)
@@ -202,6 +218,31 @@ class Watch:
         with self._lock:
             path = self._fresh.get(wd, self._paths.get(wd))
             return [] if path is None else [path, *self._others.get(wd, ())]
+
+
+def replaceable(path: bytes) -> Iterator[bytes]:
+    """What may be replaced by another one, so that an absolute path leads elsewhere: each link on the way, also those
+    that other links lead to, and what is at the end. Directories on the way are not among them: they seldom are."""
+    at, rest = b"/", path.split(b"/")[::-1]
+    for _ in range(_MAX_STEPS):
+        if not rest:
+            break
+        name = rest.pop()
+        if name == b"..":
+            at = os.path.dirname(at)
+        if name in (b"", b".", b".."):
+            continue
+        here = os.path.join(at, name)
+        try:
+            target = os.readlink(here)
+        except OSError:  # it is no link
+            at = here
+            continue
+        yield here
+        rest += target.split(b"/")[::-1]
+        if target.startswith(b"/"):
+            at = b"/"
+    yield at
 
 
 def file_system(device: int) -> str | None:

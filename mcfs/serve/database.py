@@ -175,18 +175,21 @@ class Database:
                 raise
             self._begin_in_memory(error)
 
-    def retreat(self, error: Exception) -> None:
-        """The disk cannot be written: go on in memory, with what can still be read. Raises sqlite3.Error."""
+    def retreat(self, error: Exception) -> bool:
+        """The disk cannot be written: go on in memory, and with what was there if it can still be read. Returns whether
+        it could. Raises sqlite3.Error."""
         writer, reader = self.writer, self.reader
         self._begin_in_memory(error)
         try:
             reader.copy_to(self.writer)
         except sqlite3.Error:
             self._begin()
+            return False
         finally:
             for connection in (writer, reader):
                 with suppress(sqlite3.Error):
                     connection.close()
+        return True
 
     def close(self) -> None:
         self._close_connections()

@@ -17,11 +17,14 @@ class Descriptors:
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
         self._idle: OrderedDict[object, int] = OrderedDict()
+        self._unused: set[object] = set()
+        """Keys of those that were idle when `age` was called, and still are."""
         self._lock = threading.Lock()
 
     def take(self, key: object) -> int | None:
         """An idle descriptor, now the caller's to put back or close."""
         with self._lock:
+            self._unused.discard(key)
             return self._idle.pop(key, None)
 
     def put(self, key: object, fd: int) -> None:
@@ -33,6 +36,14 @@ class Descriptors:
                 _, old = self._idle.popitem(last=False)
         if old is not None:
             os.close(old)
+
+    def age(self) -> None:
+        """Close those that nobody has taken since this was called last."""
+        with self._lock:
+            unused = [self._idle.pop(key) for key in self._unused if key in self._idle]
+            self._unused = set(self._idle)
+        for fd in unused:
+            os.close(fd)
 
     def clear(self) -> None:
         with self._lock:

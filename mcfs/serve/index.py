@@ -117,8 +117,7 @@ class Index:
                 return self._scan(order, threads)
             except sqlite3.Error as error:
                 self._mend(error)
-            # What was kept of directories may be lost now, so everything is looked at; of the other shares as well.
-            self.on_failure()
+            # What was kept of directories may be lost now, so everything is looked at.
             try:
                 return self._scan(replace(order, touched=replace(order.touched, everything=True)), threads)
             except sqlite3.Error as error:
@@ -126,15 +125,18 @@ class Index:
 
     def _mend(self, error: sqlite3.Error) -> None:
         """Have a database that works again. Raises UserError."""
+        kept = False
         try:
             if is_damage(error):
                 self._database.rebuild()
             elif is_unwritable(error) and not self._database.in_memory:
-                self._database.retreat(error)
+                kept = self._database.retreat(error)
             else:
                 raise error
         except sqlite3.Error as worse:
             raise UserError(f"state database: {worse}") from None
+        if not kept:
+            self.on_failure()
 
     def _scan(self, order: Order, threads: int | None) -> Snapshot:
         ledger = Ledger(self._database.writer)

@@ -22,7 +22,7 @@ class Place(NamedTuple):
     root: int
     directory: bytes
     members: list[tuple[bytes, int]]
-    """Name and size."""
+    """Name and size. None of a pack if its row is damaged."""
 
 
 class Lookup:

@@ -76,5 +76,8 @@ def encode_members(pack: Pack) -> bytes:
 
 
 def decode_members(data: bytes) -> list[tuple[bytes, int]]:
-    """Raises msgspec.DecodeError."""
-    return _members.decode(data)
+    """None if the disk gave back what was never written."""
+    try:
+        return _members.decode(data)
+    except msgspec.DecodeError:
+        return []

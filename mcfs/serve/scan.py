@@ -79,7 +79,8 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to scan, and whom to tell. All are called in the threads of the scan, and what they raise stops it."""
+    """What to scan, whom to tell and whom to ask. All are called in the threads of the scan, and what they raise stops
+    it."""
 
     path: Path
     name: bytes
@@ -90,6 +91,8 @@ class Order:
     """Called after each directory, and about five times a second while there is only hashing to wait for."""
     observe: Callable[[int, bytes], None] = lambda _, __: None
     """Called with each directory before it is read: an open descriptor, and its path below the root."""
+    clock_ns: Callable[[], int] = lambda: 0
+    """Unix time now, to tell which files were changed a moment ago."""
     breathe: Callable[[], None] = lambda: None
     """Called every millisecond or so of work by each thread; it may sleep, so that others get the processor."""
 
@@ -137,7 +140,7 @@ class Scan:
     def run(self, block_size: int, threads: int) -> Snapshot:
         """Raises UserError if the root cannot be read, sqlite3.Error, and what `progress` raises."""
         with Hashers(self.beneath, block_size, threads, self.meter) as hashers:
-            tools = Tools(self.beneath, self._ledger, hashers, block_size, self._warnings.add)
+            tools = Tools(self.beneath, self._ledger, hashers, block_size, self._warnings.add, self._order.clock_ns)
             top = self._hash_tree(tools, ListingBuilder(self._keep_listing(block_size), self._names.owners))
         if self._touched.everything:
             self._ledger.keep_directories(self.root, self._seen)
@@ -169,7 +172,8 @@ class Scan:
         if self._only:
             yield self._found_only(self._only)
             return
-        guide = Guide(self._warnings.add, self._enter, self._order.observe, self._order.breathe, self._state)
+        order = self._order
+        guide = Guide(self._warnings.add, self._enter, order.observe, order.breathe, order.clock_ns, self._state)
         try:
             yield from walk(self.beneath, guide)
         except OSError as error:
@@ -184,7 +188,7 @@ class Scan:
             raise UserError(f"{os.fsdecode(self.root_path)}: {error.strerror}") from None
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{os.fsdecode(self.root_path)}: neither a directory nor a regular file")
-        return FoundDirectory(b"", attributes_of(status), [found_file(name, status)], [], [])
+        return FoundDirectory(b"", attributes_of(status), [found_file(name, status, self._order.clock_ns())], [], [])
 
     def _enter(self, path: bytes) -> bool:
         """Whether to go into a directory; else it is as the last scan has left it."""
@@ -194,9 +198,13 @@ class Scan:
         if kept is None:
             return True
         row, data = kept
-        self._seen.add(row)
         if data is not None:
-            self._items.setdefault(path.rpartition(b"/")[0], []).append(decode_item(data))
+            try:
+                item = decode_item(data)
+            except ValueError:  # a disk may give back what was never written
+                return True
+            self._items.setdefault(path.rpartition(b"/")[0], []).append(item)
+        self._seen.add(row)
         return False
 
     def _begin(self, found: FoundDirectory, tools: Tools) -> DirectoryWork:

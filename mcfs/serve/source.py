@@ -32,9 +32,10 @@ class Source:
         self._index = index
         self._descriptors = Descriptors()
 
-    def file_block(self, place: Place, offset: int, size: int, fits: Fits) -> bytearray | None:
-        """A piece of a file: from a descriptor that is still open, or else from the path as it is now."""
-        key = (place.root, place.directory, place.members[0][0])
+    def file_block(self, row: int, place: Place, offset: int, size: int, fits: Fits) -> bytearray | None:
+        """A piece of a file that is object `row`: from a descriptor that is still open, or else from the path as it is
+        now. So who reads a file that is replaced by another one goes on, beside those who read the other one."""
+        key = (row, place.root, place.directory, place.members[0][0])
         for take in (self._descriptors.take, lambda _: self._open(place)):
             fd = take(key)
             if fd is None:
@@ -58,6 +59,10 @@ class Source:
             return data
 
         return data if self._below(place, read) is not None and fits(data) else None
+
+    def age(self) -> None:
+        """Close the files that nobody has read since this was called last."""
+        self._descriptors.age()
 
     def clear(self) -> None:
         """Close the files that are kept open."""

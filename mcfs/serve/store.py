@@ -88,7 +88,6 @@ class NodeStore:
             making.add(self._index.former_of(snapshot.name), realm, self._realms[realm], 0)
         self._table = making.finish(tuple(snapshot.name for snapshot in snapshots))
         self._forget_rows()
-        self._source.clear()
 
     def contents(self) -> list[Content]:
         """All objects of the current snapshots, in the order in which they were indexed; none if the state database
@@ -132,6 +131,11 @@ class NodeStore:
                     continue
                 self._index.on_failure()
                 raise Gone(f"state database: {error}") from None
+
+    def close_unused(self) -> None:
+        """Close the files that nobody has read since this was called last. May wait for the disk, which has to free
+        what was deleted."""
+        self._source.age()
 
     def close(self) -> None:
         """Close the files that are kept open."""
@@ -215,24 +219,24 @@ class NodeStore:
         current, former = self._index.roots
         files = self._lookup.file_places(row, node.object.size, current)
         packs = self._lookup.pack_places(row, current)
-        if data := self._read_there(node, expected, files, packs):
+        if data := self._read_there(row, node, expected, files, packs):
             return data
         former_files = self._lookup.former_places(row, node.object.size, (*current, *former))
         former_files += self._lookup.file_places(row, node.object.size, former)
         former_packs = self._lookup.pack_places(row, former)
-        if data := self._read_there(node, expected, former_files, former_packs):
+        if data := self._read_there(row, node, expected, former_files, former_packs):
             return data
         if files or packs:
             self._index.doubt(row, (*files, *packs))
         raise Gone(f"no file has its bytes any more{_where((*files, *packs, *former_files, *former_packs))}")
 
     def _read_there(
-        self, node: Node, expected: Digest, files: Sequence[Place], packs: Sequence[Place]
+        self, row: int, node: Node, expected: Digest, files: Sequence[Place], packs: Sequence[Place]
     ) -> bytearray | None:
         fits = partial(_fits, node, expected)
         offset = node.index * node.object.block_size
         for place in files:
-            if data := self._source.file_block(place, offset, node.size, fits):
+            if data := self._source.file_block(row, place, offset, node.size, fits):
                 return data
         for place in packs:
             if data := self._source.pack_block(place, node.size, fits):
@@ -250,7 +254,9 @@ def _fits(node: Node, expected: Digest, data: bytes | bytearray) -> bool:
 
 def _where(places: Sequence[Place]) -> str:
     """One of them, for a person. repr, since a name may hold what moves a terminal's cursor."""
-    return f", as {os.fsdecode(join(places[0].directory, places[0].members[0][0]))!r} has changed" if places else ""
+    names = (join(place.directory, name) for place in places for name, _ in place.members)
+    first = next(names, None)
+    return f", as {os.fsdecode(first)!r} has changed" if first is not None else ""
 
 
 class _Table:

@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 
 _STAMP: Final = struct.Struct("<QqqQ")
 STAMP_SIZE: Final = _STAMP.size
+TICK: Final = 20_000_000
+"""Nanoseconds for which a file may get the same times again when it is written to: the kernel's clock for them advances
+every 1 to 10 ms (before Linux 6.13, and on file systems without multigrain timestamps)."""
 _BREATH: Final = 256
 """Names that are read in 1 ms."""
 _MAX_TIME: Final = (1 << 63) - 1
+_NO_INODE: Final = 0
 
 
 @dataclass(slots=True)
@@ -37,6 +41,8 @@ class FoundFile:
     size: int
     stamp: bytes
     """What tells that it has changed (see stamp_of)."""
+    is_fresh: bool = False
+    """It was changed so shortly before that the next change may leave the same stamp."""
 
 
 @dataclass(slots=True)
@@ -63,6 +69,8 @@ class Guide:
     """An open directory that is read next, and its path: what changes from now on may be missed by the walk."""
     breathe: Callable[[], None] = lambda: None
     """Called every few hundred names."""
+    clock_ns: Callable[[], int] = lambda: 0
+    """Unix time."""
     leave_out: tuple[int, int] | None = None
     """Device and inode of a directory that is not to be shared: it is the server's own."""
 
@@ -81,8 +89,15 @@ def attributes_of(status: os.stat_result) -> Attributes:
     return Attributes(status.st_mode & PERMISSIONS, status.st_uid, status.st_gid, mtime)
 
 
-def found_file(name: bytes, status: os.stat_result) -> FoundFile:
-    return FoundFile(name, attributes_of(status), status.st_size, stamp_of(status))
+def found_file(name: bytes, status: os.stat_result, now_ns: int) -> FoundFile:
+    is_fresh = 0 <= now_ns - status.st_ctime_ns < TICK  # else the clock was set back, or it is another machine's
+    return FoundFile(name, attributes_of(status), status.st_size, stamp_of(status), is_fresh)
+
+
+def stale(stamp: bytes) -> bytes:
+    """A stamp with the same size and times that no file has, so that the file is hashed again when it is come by."""
+    size, mtime, ctime, _ = _STAMP.unpack(stamp)
+    return _STAMP.pack(size, mtime, ctime, _NO_INODE)
 
 
 def as_it_was(file: FoundFile, stamp: bytes) -> FoundFile:
@@ -117,7 +132,7 @@ def _read(beneath: Beneath, path: bytes, guide: Guide) -> FoundDirectory:
         found = FoundDirectory(path, attributes_of(os.fstat(fd)), [], [], [])
         with os.scandir(fd) as entries:
             for count, entry in enumerate(entries, 1):
-                _sort_in(found, entry, fd, guide.warn)
+                _sort_in(found, entry, fd, guide)
                 if not count % _BREATH:
                     guide.breathe()
     found.files.sort(key=lambda file: file.name)
@@ -126,8 +141,8 @@ def _read(beneath: Beneath, path: bytes, guide: Guide) -> FoundDirectory:
     return found
 
 
-def _sort_in(found: FoundDirectory, entry: os.DirEntry[str], fd: int, warn: Callable[[str, bytes], None]) -> None:
-    name = os.fsencode(entry.name)
+def _sort_in(found: FoundDirectory, entry: os.DirEntry[str], fd: int, guide: Guide) -> None:
+    name, warn = os.fsencode(entry.name), guide.warn
     try:
         if len(name) > MAX_NAME:
             warn("left out: name of more than 255 bytes", join(found.path, name))
@@ -136,7 +151,7 @@ def _sort_in(found: FoundDirectory, entry: os.DirEntry[str], fd: int, warn: Call
         elif entry.is_dir(follow_symlinks=False):
             found.subdirectories.append(name)
         elif entry.is_file(follow_symlinks=False):
-            found.files.append(found_file(name, entry.stat(follow_symlinks=False)))
+            found.files.append(found_file(name, entry.stat(follow_symlinks=False), guide.clock_ns()))
         else:
             kind = _KINDS.get(stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode), "special file")
             warn(f"{kind} left out", join(found.path, name))

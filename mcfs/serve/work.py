@@ -23,7 +23,7 @@ from mcfs.serve import pack
 from mcfs.serve.beneath import join
 from mcfs.serve.ledger import Known, Ledger, Packed
 from mcfs.serve.reading import Unsteady
-from mcfs.serve.walk import STAMP_SIZE, FoundDirectory, FoundFile, as_it_was, found_file
+from mcfs.serve.walk import STAMP_SIZE, FoundDirectory, FoundFile, as_it_was, found_file, stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -49,12 +49,15 @@ class Tools:
         hashers: Hashers,
         block_size: int,
         warn: Callable[[str, bytes], None],
+        clock_ns: Callable[[], int],
     ) -> None:
+        """`clock_ns`: Unix time."""
         self.beneath = beneath
         self.ledger = ledger
         self.hashers = hashers
         self.block_size = block_size
         self.warn = warn
+        self.clock_ns = clock_ns
 
 
 class DirectoryWork:
@@ -173,7 +176,8 @@ class DirectoryWork:
 
     def _learn(self, file: FoundFile, b3sum: Digest, row: int | None, ref: ObjectRef | None) -> None:
         known = Known(file.stamp, b3sum, row, ref)
-        self._known[file.name] = self._new[file.name] = known
+        self._known[file.name] = known
+        self._new[file.name] = known._replace(stamp=stale(file.stamp)) if file.is_fresh else known
 
     def _failed(self, file: FoundFile, error: Exception) -> None:
         """Look at a file again, or leave it out."""
@@ -196,7 +200,7 @@ class DirectoryWork:
 
     def _look_again(self, file: FoundFile) -> FoundFile:
         with self._tools.beneath.file(self.found.path, file.name) as fd:
-            return found_file(file.name, os.fstat(fd))
+            return found_file(file.name, os.fstat(fd), self._tools.clock_ns())
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -265,6 +266,24 @@ async def test_a_state_directory_that_cannot_be_written(
             snapshot = await site.published(number + 1)
             assert Reader(site.store).tree(snapshot) == source(share)
     assert caplog.text.count("kept in memory") == 1
+
+
+@pytest.mark.parametrize("watch", [True, False])
+async def test_files_that_nobody_reads_any_more_are_closed(
+    index: Index, share: Path, monkeypatch: pytest.MonkeyPatch, watch: bool
+) -> None:
+    monkeypatch.setattr(serve_watch, "UNUSED", 0.1)
+    async with serving(index, share, watch=watch) as site:
+        ref = next(content.object for content in site.store.contents() if content.object.size == 3 * BLOCK)
+        await trio.to_thread.run_sync(site.store.load, Node(ref, 0, 0))
+        (share / "sub" / "file").unlink()
+        await site.until(lambda: not any("file (deleted)" in link for link in open_files()))
+
+
+def open_files() -> Iterator[str]:
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            yield os.readlink(f"/proc/self/fd/{fd}")
 
 
 @pytest.mark.parametrize("watch", [True, False])

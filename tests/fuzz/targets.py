@@ -11,7 +11,6 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import numpy as np
 from blake3 import blake3
 
@@ -291,7 +290,7 @@ ALL: Final = (
     Target(Tally.receive, probed, seeds.probes, (), mutate.framed),
     Target(Link.receive, heard, seeds.mld_messages, ()),
     Target(cachefile.open_file, cached_object, seeds.cached_objects, (cachefile.BadCacheFile, OSError)),
-    Target(pack.decode_members, pack.decode_members, seeds.packs, (msgspec.DecodeError,), _MESSAGEPACK),
+    Target(pack.decode_members, pack.decode_members, seeds.packs, (), _MESSAGEPACK),
     Target(linkwatch.parse_changes, linkwatch.parse_changes, seeds.link_changes, ()),
 )
 BY_NAME: Final = {target.name: target for target in ALL}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import shutil
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcfs.net import watch as watch_module
-from mcfs.net.watch import Watch, file_system, is_remote
+from mcfs.net.watch import Watch, file_system, is_remote, replaceable
 from mcfs.serve.changes import EVERYTHING, QUIET, Changes, Touched
 from mcfs.serve.index import Index, Order
 
@@ -174,15 +175,20 @@ def test_a_directory_that_was_deleted_is_forgotten(watched: Watched) -> None:
     assert len(watched.watch) == 1
 
 
-def test_more_than_the_queue_holds_is_everything(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_the_queue_holds_is_everything(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
-    for number in range(limit + 10):
-        (watched.path / "a" / f"x{number % 2}").touch()
     seen = []
     monkeypatch.setattr(watched.changes, "everything", lambda *, now: seen.append(now))
-    for _ in range(limit):
-        watched.watch.read(now=1.0)
-    assert seen == [1.0]
+    for turn in (1.0, 2.0, 3.0):
+        for number in range(limit + 10):
+            (watched.path / "a" / f"x{number % 2}").touch()
+        for _ in range(limit):
+            watched.watch.read(now=turn)
+    assert seen == [1.0, 2.0, 3.0]
+    assert caplog.text.count("lost count") == 1, "it may do so all the time"
 
 
 def test_the_share_itself_is_replaced(watched: Watched, tmp_path: Path) -> None:
@@ -217,6 +223,51 @@ def test_a_link_to_the_share_is_changed(index: Index, share: Path, tmp_path: Pat
     watched.watch.close()
 
 
+def test_links_on_the_way(index: Index, share: Path, tmp_path: Path) -> None:
+    """current/a, where current leads to stable, which leads to the share; each is made to lead elsewhere."""
+    shutil.copytree(share, tmp_path / "elsewhere" / "next")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "stable").symlink_to("../share")
+    (tmp_path / "current").symlink_to(tmp_path / "links" / "stable")
+    watched = Watched(index, tmp_path / "current" / "a")
+    watched.look()
+    for link, target in (("links/stable", "../elsewhere/next"), ("current", str(share)), ("current", "elsewhere/next")):
+        (tmp_path / "new").symlink_to(target)
+        (tmp_path / "new").rename(tmp_path / link)
+        touched = watched.touched()
+        assert touched is not None
+        assert touched.everything
+        watched.look(touched)
+        (watched.path / "file").write_text(link)
+        assert directories(watched.touched()) == {b""}
+    shutil.rmtree(tmp_path / "links")
+    assert watched.touched() is None, "the way leads there no more"
+    watched.watch.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("real/sub", ["real/sub"]),
+        ("link", ["link", "real"]),
+        ("up/sub", ["up", "link", "real/sub"]),
+        ("link/missing/sub", ["link", "real/missing/sub"]),
+    ],
+)
+def test_what_may_be_replaced(tmp_path: Path, path: str, expected: list[str]) -> None:
+    top = tmp_path.resolve()
+    (top / "real" / "sub").mkdir(parents=True)
+    (top / "link").symlink_to(top / "real")
+    (top / "up").symlink_to("./real/../link")
+    assert list(replaceable(os.fsencode(top / path))) == [os.fsencode(top / each) for each in expected]
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    assert {os.fsencode(tmp_path / name) for name in "ab"} < set(replaceable(os.fsencode(tmp_path / "a")))
+
+
 def test_a_single_file(index: Index, share: Path) -> None:
     watched = Watched(index, share / "a" / "file")
     watched.look()
@@ -242,6 +293,20 @@ def test_a_limit_ends_the_watch_and_not_the_scan(index: Index, share: Path, monk
     assert watched.watch.failure is not None
     assert watched.watch.failure.errno == 28
     watched.watch.close()
+
+
+def test_events_are_not_held_up_by_a_scan_that_ends(watched: Watched) -> None:
+    """The event loop would wait for the lock."""
+
+    class Everything(Touched):
+        def within(self, path: bytes) -> bool:
+            assert not watched.watch._lock.locked()
+            return path == b"a/b"
+
+    before = len(watched.watch)
+    watched.watch.begin()
+    watched.watch.finish(Everything(everything=True))
+    assert len(watched.watch) == before - 1
 
 
 def test_descriptors_are_not_used_up(watched: Watched) -> None:

@@ -104,6 +104,28 @@ def test_looking_only_when_told(make_site: SiteMaker) -> None:
     serving.stop()
 
 
+def test_a_link_to_the_newest_release(make_site: SiteMaker) -> None:
+    """Who has a file of the release before open reads it to its end; who opens it anew gets the new one."""
+    site = make_site(1)
+    top = site.new_directory("releases")
+    for release in ("one", "two"):
+        (top / release / "data").mkdir(parents=True)
+        random_file(top / release / "data" / "file", 24 * MIB, seed=len(os.listdir(top)))
+    (top / "current").symlink_to("one")
+    serving = site.serve(site.lab.server, top / "current" / "data")
+    mounted = site.mount(site.lab.clients[0], "data", timeout=10)
+    with (mounted.path / "file").open("rb", buffering=0) as file:
+        pieces = [file.read(MIB)]
+        (top / "new").symlink_to("two")
+        (top / "new").rename(top / "current")
+        expect_same(top / "two" / "data", mounted)
+        while piece := file.read(MIB):
+            pieces.append(piece)
+    assert b"".join(pieces) == (top / "one" / "data" / "file").read_bytes()
+    assert "can no longer be sent" not in serving.job.output
+    serving.stop()
+
+
 def test_a_file_that_is_being_written_holds_up_no_other(make_site: SiteMaker) -> None:
     site = make_site(1)
     source = site.new_directory("source")

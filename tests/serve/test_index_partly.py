@@ -189,6 +189,15 @@ def change(chance: random.Random, share: Path, directories: set[bytes], trees: s
     directories.add(below)
 
 
+@pytest.mark.parametrize("damaged", [b"", b"\xff" * 100, b"\x96\x00\x00\x00\x00\x00\xc4\x00"])
+def test_a_damaged_note_of_a_directory_is_made_anew(looker: Looker, store: NodeStore, damaged: bytes) -> None:
+    make_tree(looker.share)
+    looker.look()
+    looker.index._database.writer.insert("UPDATE items SET item = ? WHERE item IS NOT NULL", (damaged,))
+    (looker.share / "a" / "x" / "small3").write_text("other")
+    check(looker, store, looker.look(touched(b"a/x")))
+
+
 # --- files that are being written ------------------------------------------------------------------------------------
 
 

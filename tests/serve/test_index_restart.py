@@ -10,8 +10,9 @@ import pytest
 
 from mcfs.protocol.errors import UserError
 from mcfs.protocol.ids import Node
-from mcfs.serve.index import Index, ScanProgress
+from mcfs.serve.index import Index, Order, ScanProgress
 from mcfs.serve.store import NodeStore
+from mcfs.serve.walk import TICK
 from mcfs.serve.work import ATTEMPTS
 from tests.serve.tree import Reader, source, walk_files
 
@@ -214,6 +215,19 @@ def test_a_state_directory_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="exists"):
         Index.open(tmp_path / "file")
+
+
+@pytest.mark.parametrize("size", [100, 3 * BLOCK])
+def test_a_file_that_was_changed_a_moment_ago_is_hashed_once_more(index: Index, share: Path, size: int) -> None:
+    """Its next change may leave the same times."""
+    (share / "file").write_bytes(os.urandom(size))
+    changed = os.lstat(share / "file").st_ctime_ns
+    read = []
+    for later in (0, 1, TICK - 1, TICK, 2 * TICK, -1):
+        before = index.statistics.files_read
+        index.run(Order(share, b"s", NOW, clock_ns=lambda at=changed + later: at))  # type: ignore[misc]
+        read.append(index.statistics.files_read - before)
+    assert read == [1, 1, 1, 1, 0, 0], "the last with a clock that was set back"
 
 
 # --- files that change while they are hashed -------------------------------------------------------------------------

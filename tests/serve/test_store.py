@@ -224,6 +224,30 @@ def test_gone(
         assert len(store.load(Node(ref, 1, 0))) == 3 * 32
 
 
+@pytest.mark.parametrize("change", [rename_over, delete])
+def test_who_reads_a_file_reads_on_when_it_is_replaced(
+    index: Index, store: NodeStore, share: Path, change: Callable[[Path], None]
+) -> None:
+    """Over new versions, and while others read what took its place; until nobody has read it for a while."""
+    path, content = share / "large", os.urandom(9 * BLOCK)
+    path.write_bytes(content)
+    old = object_at(store, publish(index, store, share), b"large")
+    store.load(Node(old, 0, 0))
+    for number in range(1, 8):
+        change(path)
+        snapshot = publish(index, store, share)
+        Reader(store).tree(snapshot)
+        store.close_unused()
+        assert store.load(Node(old, 0, number)) == content[number * BLOCK : (number + 1) * BLOCK]
+        path.write_bytes(os.urandom(9 * BLOCK))
+    store.close_unused()
+    assert store.load(Node(old, 0, 0)) == content[:BLOCK]
+    for _ in range(2):
+        store.close_unused()
+    with pytest.raises(Gone):
+        store.load(Node(old, 0, 8))
+
+
 @pytest.mark.parametrize("size", [1000, 3 * BLOCK])
 def test_what_proved_wrong_is_hashed_by_the_next_scan(index: Index, store: NodeStore, share: Path, size: int) -> None:
     """Even if size, times and inode tell nothing, as after two writes within a tick of the kernel's clock."""
@@ -363,6 +387,18 @@ def test_a_damaged_page_is_never_sent(index: Index, store: NodeStore, share: Pat
             store.load(node)
 
 
+def test_a_damaged_pack_is_made_anew_by_the_next_scan(index: Index, store: NodeStore, share: Path) -> None:
+    for name in ("one", "two"):
+        (share / name).write_text(name)
+    snapshot = publish(index, store, share)
+    ref = object_at(store, snapshot, b"one")
+    index._database.writer.insert("UPDATE packs SET members = x'FF00'")
+    with pytest.raises(Gone, match=r"any more$"):
+        store.load(Node(ref, 0, 0))
+    publish(index, store, share)
+    assert store.load(Node(ref, 0, 0)) == b"onetwo"
+
+
 def test_a_closed_index_has_nothing(state: Path, share: Path) -> None:
     (share / "file").write_bytes(os.urandom(3 * BLOCK))
     with Index.open(state) as index:
@@ -389,8 +425,17 @@ def test_descriptors_are_bounded(tmp_path: Path) -> None:
     assert descriptors.take("a") == fds[3]
     assert descriptors.take("a") is None, "it is in use"
     os.close(fds[3])
+    descriptors.put("d", os.open(tmp_path, os.O_RDONLY))
+    descriptors.age()
+    taken = descriptors.take("d")
+    assert taken is not None
+    descriptors.put("d", taken)
+    descriptors.age()
+    assert descriptors.take("c") is None, "it was not used for a while"
+    assert descriptors.take("d") == taken
+    descriptors.put("d", taken)
     descriptors.clear()
-    for fd in fds:
+    for fd in (*fds, taken):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
 
