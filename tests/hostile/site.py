@@ -41,7 +41,8 @@ INTERFACE = Interface("lan", 1, 1500, host(0), False, 10**9, Kind.WIRED, True, T
 TICK = 1e-5
 """Seconds that pass at least, or what is due a rounding error later would be waited for without end."""
 SHOWN = 0.3
-"""Seconds in which the top of a new version comes, so that it is shown."""
+"""Seconds in which the top of a new version comes, so that it is shown, unless the link has much else to send."""
+SHOWN_TRIES = 10
 STEPS = 50
 """Events of the link between two looks whether somebody waits no more."""
 
@@ -152,8 +153,11 @@ class Site:
         """The same; returns when it is shown, if it is another version of a share that is used."""
         again = share in self.announced
         self.announce(datagram, share)
-        if again:
+        for _ in range(SHOWN_TRIES if again else 0):
             await trio.sleep(SHOWN)
+            known, shown = self.client._shares.get(share), self.client.share(share)
+            if known is None or shown is None or shown.version == known.announcement.version:
+                return
 
     def receive(self, group: Group, datagram: bytes) -> None:
         """A datagram comes in a channel, from the server's address."""
