@@ -11,7 +11,8 @@
     mount-2, ...   the same again, for a second process at the same time
 
 A limit given for the directory is divided evenly among it and the mount-N in it, whether these are in use or not, so
-that all together keep it. The division is looked at again with each eviction: a first mount gives way as it stores.
+that all together keep it. The division is looked at again with each eviction, after each 16 MiB, and by a mount that
+stores nothing every other second: so a first mount gives way.
 A mount-N that nobody uses is removed by the first mount when that needs the room.
 """
 

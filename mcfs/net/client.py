@@ -81,6 +81,8 @@ UNHEARD_SECONDS: Final = 1.0
 INLINE_DECODE: Final = 128 << 10
 NEWEST: Final = 1 << 64
 """Greater than any version."""
+LIMIT_LOOK: Final = 2.0
+"""Seconds between two looks whether other mounts use the cache's directory."""
 OUTDATED_LOOK: Final = 0.5
 """Seconds between two looks for what the server does not know any more."""
 OUTDATED: Final = "it is of an older version, of which the server sends nothing any more"
@@ -508,7 +510,14 @@ class Client:
                 follow, lambda: self._memberships.interfaces, self._settings.interface_names, self._apply
             )
             nursery.start_soon(self._keep_pinned)
+            nursery.start_soon(self._keep_limit)
             task_status.started()
+
+    async def _keep_limit(self) -> None:
+        """A second mount of the cache's directory takes its part also of what is only read here."""
+        while True:
+            await trio.sleep(LIMIT_LOOK)
+            await trio.to_thread.run_sync(self._cache.keep_limit)
 
     async def _keep_pinned(self) -> None:
         while (pins := self._cache.pins) is None:  # noqa: ASYNC110 - a thread opens it, if ever
