@@ -412,12 +412,6 @@ class Client:
             self._ahead.followed.follow(object_, known, share, now=now, seconds=TREE_SECONDS)
         self.stream(follower)
 
-    def expect_known(self, objects: Iterable[ObjectRef]) -> None:
-        """The cache may have blocks of these already, so their pages are fetched first."""
-        for object_ in objects:
-            if object_.geometry.top_level:
-                self._tree.expect_known(object_)
-
     def is_heard(self, share: bytes) -> bool:
         """Whether it is worth while to ask for something of a share."""
         return share in self._shares and not self._is_down(share)
