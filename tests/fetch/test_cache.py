@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import logging
 import os
@@ -353,6 +354,19 @@ def test_the_first_mount_takes_back_the_room_of_one_that_is_no_more(tmp_path: Pa
     assert not (tmp_path / "mount-2").exists()
     assert disk_usage(tmp_path) <= LIMIT
     first.close()
+
+
+def test_who_looks_whose_directory_it_is_does_not_take_it_from_a_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_cache(tmp_path).close()
+    fd = os.open(tmp_path / "lock", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    monkeypatch.setattr(os, "sched_yield", lambda: fcntl.flock(fd, fcntl.LOCK_UN))
+    cache = open_cache(tmp_path)
+    assert cache.path == tmp_path
+    cache.close()
+    os.close(fd)
 
 
 def test_a_first_mount_gives_way_to_a_second_one(tmp_path: Path) -> None:
