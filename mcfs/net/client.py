@@ -382,7 +382,9 @@ class Client:
 
     def stream(self, reader: Stream) -> None:
         """A file, or a tree, is being read: fetch ahead of this reader until it stops."""
-        self._ahead.stream(reader, now=self._clock())
+        now = self._clock()
+        self._versions.used(reader.share, now=now)
+        self._ahead.stream(reader, now=now)
         if not self._top_up_due:
             self._top_up_due = True
             self._wake.set()
