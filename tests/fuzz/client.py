@@ -85,7 +85,7 @@ def _cache() -> Cache:
 def _client() -> Client:
     settings, cache = ClientSettings(interfaces=(ETH0,), cache_dir=Path(), keys=(KEYS,)), _cache()
 
-    def opened(_: Path) -> Cache:
+    def opened(_: Path, **_limits: int | None) -> Cache:
         return cache
 
     with mock.patch.object(Cache, "open", opened):
