@@ -49,7 +49,11 @@ def fetch(paths: tuple[Path, ...]) -> int:
 
 def _files(path: Path, failed: list[str]) -> Iterator[tuple[Path, int]]:
     """Each file at a path or below it, in the order in which a mount expects it, with its size."""
-    state = path.lstat()
+    try:
+        state = path.lstat()
+    except OSError as error:  # a new version of the share may have come meanwhile
+        failed.append(f"{path}: {error.strerror}")
+        return
     if stat.S_ISREG(state.st_mode):
         yield path, state.st_size
     elif stat.S_ISDIR(state.st_mode):

@@ -75,6 +75,12 @@ def resolve(mountpoint: Path) -> Path:
     return Path(os.path.realpath(mountpoint.parent)) / mountpoint.name if mountpoint.name else mountpoint
 
 
+def has_ended(mounted: Mounted) -> bool:
+    """Whether a mount was unmounted, or the process behind it has gone."""
+    table = Path("/proc/self/mountinfo").read_bytes()
+    return not any(_parse(line) == mounted for line in table.splitlines()) or is_dead(mounted.mountpoint)
+
+
 def is_dead(mountpoint: Path) -> bool:
     """Whether the process behind a FUSE mount has gone."""
     try:

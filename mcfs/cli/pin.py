@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from mcfs.cli import on_mount, progress, terminal, values
+from mcfs.cli import mounts, on_mount, progress, terminal, values
 from mcfs.cli.exits import Exit
 from mcfs.fetch.cachepins import MAX_PINS, Pin, PinDirectory, PinState
 from mcfs.protocol.errors import UserError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from mcfs.cli.mounts import Mounted
     from mcfs.cli.progress import Bars
 
 ANSWER: Final = 10.0
@@ -34,11 +35,11 @@ def pin(paths: tuple[Path, ...], background: bool) -> int:
 
     The mount fetches them; Ctrl-C ends only the waiting for that. `mcfs unpin` lets them go.
     """
-    found = [(path, on_mount.place_of(path)) for path in paths]
-    added = [(path, place.pins, _add(place)) for path, place in found]
+    found = [(path, on_mount.mount_of(path), on_mount.place_of(path)) for path in paths]
+    added = [(path, mounted, place.pins, _add(place)) for path, mounted, place in found]
     with progress.bars() as bars:
-        for path, pins, kept in added:
-            _wait(path, pins, kept, bars, background=background)
+        for path, mounted, pins, kept in added:
+            _wait(path, mounted, pins, kept, bars, background=background)
     return Exit.OK
 
 
@@ -53,7 +54,7 @@ def _add(place: on_mount.Place) -> Pin:
     return new
 
 
-def _wait(path: Path, pins: PinDirectory, kept: Pin, bars: Bars, *, background: bool) -> None:
+def _wait(path: Path, mounted: Mounted, pins: PinDirectory, kept: Pin, bars: Bars, *, background: bool) -> None:
     """Until the mount has all of it, or with `background` until it knows how much that is. Raises UserError."""
     bar, end, told = bars.add(printable(kept.name)), time.monotonic() + ANSWER, ""
     while True:
@@ -67,6 +68,8 @@ def _wait(path: Path, pins: PinDirectory, kept: Pin, bars: Bars, *, background: 
             bars.say(terminal.without_controls(f"mcfs: {path}: {told}; it goes on when that is over"))
         if state.complete or (background and state.files):
             return
+        if mounts.has_ended(mounted):
+            raise UserError(f"{path} is pinned, but its mount has ended: it goes on when the share is mounted again")
         if not state.nonce and time.monotonic() > end:
             raise UserError(f"{path} is pinned, but the mount has not looked at it within {ANSWER:g} s")
         time.sleep(_POLL)

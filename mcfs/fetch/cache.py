@@ -354,6 +354,15 @@ class Cache:
                 return 0
             return self._evict(goal, pinned=pinned)
 
+    def keep_limit(self) -> None:
+        """Give way to a further mount of the same directory, also when nothing is stored here. For a thread."""
+        with self._writing:
+            try:
+                if self._room is not None and self._health.keeping:
+                    self._room.keep_limit()
+            except OSError as error:
+                self._health.failed(error)
+
     def refs(self) -> list[ObjectRef]:
         """All objects that are there, the least recently used first."""
         with self._objects.lock:

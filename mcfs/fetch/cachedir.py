@@ -11,7 +11,8 @@
     mount-2, ...   the same again, for a second process at the same time
 
 A limit given for the directory is divided evenly among it and the mount-N in it, whether these are in use or not, so
-that all together keep it. The division is looked at again with each eviction: a first mount gives way as it stores.
+that all together keep it. The division is looked at again with each eviction, after each 16 MiB, and by a mount that
+stores nothing every other second: so a first mount gives way.
 A mount-N that nobody uses is removed by the first mount when that needs the room.
 """
 
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 FORMAT_TEXT: Final = "mcfs cache 1\n"
 _MAX_MOUNTS: Final = 64
 """More processes on one directory than that do not cache; each would have too small a part."""
+_LOOKS: Final = 10_000
+"""Tries to get the lock while others only look (`user_of`), which takes them some microseconds. A mount that took a
+mount-N because of them would have an empty cache."""
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
 _SUB_DIRECTORY: Final = re.compile(r"mount-[0-9]+")
 
@@ -158,7 +162,7 @@ def _lock(path: Path) -> int | None:
         path.mkdir(mode=0o700)
     fd = _open_lock(path / "lock")
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(fd)
         # Between open and lock the first mount may have removed the directory: then this lock is worth nothing.
         if os.path.samestat(os.fstat(fd), os.stat(path / "lock")):
             _sign(fd)
@@ -170,6 +174,17 @@ def _lock(path: Path) -> int | None:
         raise
     os.close(fd)
     return None
+
+
+def _flock(fd: int) -> None:
+    """Raises BlockingIOError when another process has the lock, but not for one that only looks who has it."""
+    for _ in range(_LOOKS):
+        with suppress(BlockingIOError):
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # what a process that uses the directory does not allow
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        os.sched_yield()
+    raise BlockingIOError("the lock is held by many who only look")
 
 
 def _sign(fd: int) -> None:

@@ -300,7 +300,7 @@ class CacheFile:
             if not (direct and self._direct.write(self._fd, data, offset)):
                 write_all(self._disk, self._fd, data, offset)
         except OSError:
-            self._give_back(offset, node.size)
+            self._give_back(node)
             raise
         self._set(node)
         self.mark_verified(node)
@@ -325,7 +325,7 @@ class CacheFile:
         try:
             copy_all(self._disk, source._fd, source.layout.offset(source_node), self._fd, offset, node.size)
         except OSError:
-            self._give_back(offset, node.size)
+            self._give_back(node)
             raise
         if not source.has(source_node):
             return False  # dropped meanwhile, so its data was wrong
@@ -343,9 +343,11 @@ class CacheFile:
         block_size = self.layout.geometry.block_size
         self._disk.punch(self._fd, self.layout.data_at + first * block_size, (end - first) * block_size)
 
-    def _give_back(self, offset: int, length: int) -> None:
+    def _give_back(self, node: Node) -> None:
+        # Behind a block is nothing up to the next multiple; behind a short page is the first one of the next level.
+        length = node.size if node.level else _aligned(node.size)
         try:
-            self._disk.punch(self._fd, offset, _aligned(length))
+            self._disk.punch(self._fd, self.layout.offset(node), length)
         except OSError:
             # The caller is about to report why the write failed, which says more.
             return

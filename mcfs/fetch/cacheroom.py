@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 _OVERHEAD: Final = 16 * 1024
 """What a block may take beyond its bytes: header and map of a new file, an extent block."""
 
+_DIVIDED: Final = 16 * 1024 * 1024
+"""Bytes stored after which it is looked whether there is another mount: so much it may take beyond its part."""
+
 
 class Room:
     """Raises OSError where the disk does."""
@@ -29,6 +32,8 @@ class Room:
         self._directory = directory
         self._max_bytes = max_bytes
         self._min_free = min_free
+        self._undivided = 0
+        """Bytes stored since it was looked how many mounts there are."""
         self._divide()
 
     def make(self, size: int) -> bool:
@@ -37,19 +42,27 @@ class Room:
         Raises ENOSPC when others have filled the disk.
         """
         need = size + _OVERHEAD
+        self._undivided += need
+        if self._undivided > _DIVIDED:
+            self.keep_limit()
         if self._over_limit(need) <= 0 and self._over_disk(need) <= 0:
             return True
-        self._divide()
+        self._divide(need)
         if need > self._quota.limit:
             return False
         if (goal := max(self._over_limit(need), self._over_disk(need))) > 0:
             self.evict(goal + self._quota.batch)
-        if self._quota.used > self._quota.limit:
-            # Its part has become smaller, by a second mount. The limit counts more than what is pinned.
-            self.evict(self._quota.used - self._quota.limit, pinned=True)
+        # Its part may have become smaller, by a second mount. The limit counts more than what is pinned.
+        self.keep_limit()
         if self._over_disk(need) > 0:
             raise OSError(errno.ENOSPC, f"less than {self._min_free} bytes are free")
         return self._over_limit(need) <= 0
+
+    def keep_limit(self) -> None:
+        """Give way to further mounts of the directory that have come."""
+        self._divide()
+        if self._quota.used > self._quota.limit:
+            self.evict(self._quota.used - self._quota.limit, pinned=True)
 
     def evict(self, goal: int, *, pinned: bool = False) -> int:
         """Free at least so many bytes if possible, of what is `pinned` at last; returns how many it were."""
@@ -75,9 +88,11 @@ class Room:
     def _over_disk(self, need: int) -> int:
         return self._min_free + need - self._objects.disk.free(self._objects.at)
 
-    def _divide(self) -> None:
+    def _divide(self, need: int = 0) -> None:
+        """How much of the limit is this mount's part, which has to have room for so many bytes."""
+        self._undivided = 0
         limit = self._max_bytes // self._directory.parts()
-        if limit < self._max_bytes and self._quota.used > limit:
+        if limit < self._max_bytes and self._quota.used + need > limit:
             self._directory.remove_unused()
             limit = self._max_bytes // self._directory.parts()
         self._quota.limit = limit

@@ -445,7 +445,8 @@ class NodeTree:
         hole: bool = False,
         source: Node | None = None,
     ) -> None:
-        if self._unwritten + len(data) <= MAX_UNWRITTEN:
+        # Without its page no block of the cache can be checked, so none can be used; and pages are small.
+        if node.level or self._unwritten + len(data) <= MAX_UNWRITTEN:
             self._stores.append(Store(node, data, hole, self._unwritten < DIRECT_UNWRITTEN, source, digest))
             self._unwritten += len(data)
             self._writing[node] = data

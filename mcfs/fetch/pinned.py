@@ -69,6 +69,20 @@ class Wanted:
         return done, missing
 
 
+def pages_first(nodes: list[Node], cache: Cache) -> list[Node]:
+    """Those of which the cache has the page with their hashes, and one of each other page: with it that page comes, and
+    then it is known which of the rest are here already, in the former version of a file."""
+    chosen, asked = list[Node](), set[Node]()
+    for node in nodes:
+        page = node.parent()
+        if page in asked:
+            continue
+        if page is not None and not cache.has(page):
+            asked.add(page)
+        chosen.append(node)
+    return chosen
+
+
 def _size(ref: ObjectRef, needed: range) -> int:
     return min(needed.stop * ref.block_size, ref.size) - needed.start * ref.block_size
 

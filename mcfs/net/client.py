@@ -20,28 +20,30 @@ import trio
 from mcfs.fetch.ahead import ReadAhead, Stream
 from mcfs.fetch.batches import hurry
 from mcfs.fetch.cache import Cache
-from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, UNHEARD, Fetcher, Limits
-from mcfs.fetch.fetchevents import Assembled, Failed
+from mcfs.fetch.fetcher import DEFAULT_MAX_GROUPS, Fetcher, Limits
+from mcfs.fetch.fetchevents import Assembled
 from mcfs.fetch.keyring import Keyring
 from mcfs.fetch.leafindex import LeafIndex
 from mcfs.fetch.listings import Listings
-from mcfs.fetch.nodes import Load, NodeTree, Ready, Store
+from mcfs.fetch.nodes import NodeTree, Ready
 from mcfs.fetch.pinfile import KnownPublishers
-from mcfs.fetch.readplan import ReadPlan, TreeFollowers, blocks
-from mcfs.fetch.shares import BREAK, KeyChanged, Remark, Share, ShareTable, VersionRaised
+from mcfs.fetch.readplan import TreeFollowers
+from mcfs.fetch.shares import KeyChanged, Remark, Share, ShareTable, VersionRaised
 from mcfs.fetch.trust import Trust
 from mcfs.fetch.versions import Versions
 from mcfs.net.budgets import Budgets, Kind
+from mcfs.net.cacheworkers import CacheWorkers
 from mcfs.net.door import Door, addresses_that_fit
+from mcfs.net.filereader import FileReader
 from mcfs.net.gathering import Gathering
 from mcfs.net.keeper import Keeper
 from mcfs.net.kernel import jiffy, optmem_max
 from mcfs.net.linkwatch import follow
-from mcfs.net.loader import WorkerPool
 from mcfs.net.memberships import Memberships
 from mcfs.net.pinner import LOOK, Pinner
 from mcfs.net.receive import Receiver, Run
-from mcfs.protocol import addressing, merkle, wire
+from mcfs.net.waiters import NEWEST, Waiters
+from mcfs.protocol import addressing, wire
 from mcfs.protocol.announce import (
     Announcement,
     claimed_publisher_untrusted,
@@ -50,7 +52,7 @@ from mcfs.protocol.announce import (
 )
 from mcfs.protocol.beacon import decode_beacon_untrusted
 from mcfs.protocol.catalog import Entry, FileEntry, Listing, decode_listing_untrusted
-from mcfs.protocol.errors import BadDatagram, BadNode, Gone, NoKey, NotAvailable, TimedOut, Untrusted, WrongKey
+from mcfs.protocol.errors import BadDatagram, NoKey, TimedOut, Untrusted, WrongKey
 from mcfs.protocol.ids import Group, Host, Node, ObjectRef
 from mcfs.protocol.printable import printable
 from mcfs.protocol.seal import open_control_untrusted
@@ -74,17 +76,13 @@ TURN: Final = 0.004
 """Seconds of receiving after which leaves, deadlines and FUSE replies get their turn."""
 MAX_WAIT: Final = 300.0
 """Seconds that a read may take at all."""
-CACHE_READERS: Final = 2
 TREE_SECONDS: Final = 30.0
 """How long after the last file was opened the next ones of the tree, as far as they were looked at, count as wanted."""
 UNHEARD_SECONDS: Final = 1.0
 """How long a share is waited for until it is asked whether something with a key is there."""
 INLINE_DECODE: Final = 128 << 10
-NEWEST: Final = 1 << 64
-"""Greater than any version."""
-OUTDATED_LOOK: Final = 0.5
-"""Seconds between two looks for what the server does not know any more."""
-OUTDATED: Final = "it is of an older version, of which the server sends nothing any more"
+LIMIT_LOOK: Final = 2.0
+"""Seconds between two looks whether other mounts use the cache's directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,21 +120,6 @@ class ClientSettings:
     keys: tuple[ShareKeys, ...] = ()
     """Share keys. With some, and without `catalogue`, a share that has none of them is not heard."""
     trust: TrustSettings = TrustSettings()
-
-
-class _Waiter:
-    """Those who wait for one node."""
-
-    __slots__ = ("count", "data", "done", "error", "origin", "version")
-
-    def __init__(self, origin: bytes) -> None:
-        self.done = trio.Event()
-        self.count = 0
-        self.origin = origin
-        self.version = 0
-        """The newest version of which somebody wants it."""
-        self.data: Buffer | None = None
-        self.error: NotAvailable | BadNode | None = None
 
 
 @asynccontextmanager
@@ -183,7 +166,8 @@ class Client:
             hurry=hurry(jiffy()),
         )
         self._fetcher = Fetcher(limits)
-        self._leaves = LeafIndex()
+        leaves = LeafIndex()
+        self._workers = CacheWorkers(self._cache, leaves)
         self._tree = NodeTree(
             self._fetcher,
             self._cache,
@@ -191,9 +175,16 @@ class Client:
             is_down=self._is_down,
             pace=self._fetcher.paces.pace,
             keys=self._keys_of,
-            leaves=self._leaves,
+            leaves=leaves,
         )
-        self._waiters: dict[Node, _Waiter] = {}
+        self._waiters = Waiters(
+            self._tree,
+            self._fetcher,
+            self._shares,
+            timeout=settings.timeout,
+            clock=clock,
+            wake=self._set_wake,
+        )
         self._memberships = Memberships(self._receiver, self._fetcher, self._shares, settings.interfaces)
         self._listings = Listings()
         self._fetching: dict[tuple[bytes, ObjectRef], trio.Event] = {}
@@ -213,13 +204,8 @@ class Client:
         self._in_use: frozenset[Host] = frozenset()
         """Addresses of the servers of shares in use."""
         self._followers = TreeFollowers()
-        self._readers: WorkerPool[Load, tuple[Load, Buffer | None]] | None = None
-        self._writer: WorkerPool[Store, Store] | None = None
-        self._indexer: WorkerPool[Cache, None] | None = None
-        self._closing = False
         self._ahead = ReadAhead(self._fetcher, self._tree)
         self._top_up_due = False
-        self._outdated_at = float("-inf")
 
     # --- Backend ---
 
@@ -355,36 +341,12 @@ class Client:
     # --- nodes ---
 
     async def node(self, node: Node, origin: bytes, version: int = NEWEST) -> Buffer:
-        """The verified bytes of a node, of this version of its share. Many callers cause one fetch.
+        """The verified bytes of a node, of this version of its share. Raises NotAvailable or BadNode."""
+        return await self._waiters.node(node, origin, version)
 
-        Raises NotAvailable or BadNode. When cancelled, and nobody else waits, the fetch is given up.
-        """
-        data = self.ask(node, origin)
-        if data is not None:
-            return data
-        waiter = self._waiters.setdefault(node, _Waiter(origin))
-        waiter.version = max(waiter.version, version if origin == waiter.origin else NEWEST)
-        waiter.count += 1
-        try:
-            await waiter.done.wait()
-        finally:
-            waiter.count -= 1
-            if waiter.count == 0 and not waiter.done.is_set():
-                self._waiters.pop(node, None)
-                self._tree.cancel(node, now=self._clock())
-        if isinstance(waiter.error, TimedOut) and self._is_outdated(waiter, self._clock()):
-            raise Gone(OUTDATED)
-        if waiter.error is not None:
-            raise waiter.error
-        assert waiter.data is not None
-        return waiter.data
-
-    def ask(self, node: Node, origin: bytes) -> Buffer | None:
-        """Start fetching what will be waited for; its bytes if they are in memory."""
-        data = self._tree.request(node, origin, urgent=True, now=self._clock())
-        if data is None:
-            self._wake.set()
-        return data
+    def ask(self, node: Node, origin: bytes) -> None:
+        """Start fetching what will be waited for."""
+        self._waiters.ask(node, origin)
 
     def prefetch(self, nodes: Iterable[Node], origin: bytes) -> None:
         """Fetch these when nothing more urgent is wanted."""
@@ -411,12 +373,6 @@ class Client:
             self._ahead.followed.follow(object_, known, share, now=now, seconds=TREE_SECONDS)
         self.stream(follower)
 
-    def expect_known(self, objects: Iterable[ObjectRef]) -> None:
-        """The cache may have blocks of these already, so their pages are fetched first."""
-        for object_ in objects:
-            if object_.geometry.top_level:
-                self._tree.expect_known(object_)
-
     def is_heard(self, share: bytes) -> bool:
         """Whether it is worth while to ask for something of a share."""
         return share in self._shares and not self._is_down(share)
@@ -427,7 +383,9 @@ class Client:
 
     def stream(self, reader: Stream) -> None:
         """A file, or a tree, is being read: fetch ahead of this reader until it stops."""
-        self._ahead.stream(reader, now=self._clock())
+        now = self._clock()
+        self._versions.used(reader.share, now=now)
+        self._ahead.stream(reader, now=now)
         if not self._top_up_due:
             self._top_up_due = True
             self._wake.set()
@@ -493,10 +451,7 @@ class Client:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        self._readers = WorkerPool("cache-read", CACHE_READERS, self._load, self._wake_from_thread)
-        self._writer = WorkerPool("cache-write", 1, self._store, self._wake_from_thread)
-        self._indexer = WorkerPool("cache-index", 1, self._learn_leaves, self._wake_from_thread)
-        self._indexer.submit(self._cache)
+        self._workers.start(self._wake_from_thread)
         if self._known is not None and self._settings.trust.remember:
             self._keeper = Keeper(self._known, self._wake_from_thread)
         if self._settings.catalogue:
@@ -509,7 +464,14 @@ class Client:
                 follow, lambda: self._memberships.interfaces, self._settings.interface_names, self._apply
             )
             nursery.start_soon(self._keep_pinned)
+            nursery.start_soon(self._keep_limit)
             task_status.started()
+
+    async def _keep_limit(self) -> None:
+        """A second mount of the cache's directory takes its part also of what is only read here."""
+        while True:
+            await trio.sleep(LIMIT_LOOK)
+            await trio.to_thread.run_sync(self._cache.keep_limit)
 
     async def _keep_pinned(self) -> None:
         while (pins := self._cache.pins) is None:  # noqa: ASYNC110 - a thread opens it, if ever
@@ -522,10 +484,9 @@ class Client:
     def close(self) -> None:
         """Leave all groups; finish writing."""
         self._receiver.close()
-        self._closing = True
-        for pool in (self._indexer, self._readers, self._writer, self._keeper):
-            if pool is not None:
-                pool.close()
+        self._workers.close()
+        if self._keeper is not None:
+            self._keeper.close()
         self._cache.close()
 
     async def _receive_loop(self) -> None:
@@ -552,7 +513,7 @@ class Client:
             if self._door.is_due(now):
                 self._look_out(now)
             self._memberships.repeat(now=now)
-            self._give_up_outdated(now)
+            self._waiters.give_up_outdated(now=now)
             for announcement in self._shares.settle(now=now):
                 self._live(announcement, now)
                 self._tell_news()
@@ -576,37 +537,18 @@ class Client:
         self._pump_trust(now)
         for event in self._fetcher.events():
             tree.assembled(event, now=now) if isinstance(event, Assembled) else tree.failed(event, now=now)
-        assert self._readers is not None
-        assert self._writer is not None
-        for load, data in self._readers.take():
-            tree.loaded(load, data, now=now)
-        for store in self._writer.take():
-            tree.stored(store)
-        for load in tree.loads():
-            self._readers.submit(load)
-        for store in tree.stores():
-            self._writer.submit(store)
+        self._workers.pump(tree, now=now)
         for name, node in self._versions.wanted():
             if tree.request(node, name, urgent=True, now=now) is not None:
                 self._versions.ready(node)
         for outcome in tree.events():
-            self._tell(outcome)
+            self._versions.ready(outcome.node) if isinstance(outcome, Ready) else self._versions.failed(outcome.node)
+            self._waiters.tell(outcome)
         if self._versions.has_switched():
             self._tell_news()
         self._top_up_due = False
         self._ahead.top_up(now=now)
         self._memberships.change(now=now)
-
-    def _tell(self, outcome: Ready | Failed) -> None:
-        self._versions.ready(outcome.node) if isinstance(outcome, Ready) else self._versions.failed(outcome.node)
-        waiter = self._waiters.pop(outcome.node, None)
-        if waiter is None:
-            return
-        if isinstance(outcome, Ready):
-            waiter.data = outcome.data
-        else:
-            waiter.error = outcome.error
-        waiter.done.set()
 
     # --- what comes ---
 
@@ -805,27 +747,6 @@ class Client:
         shown = self.share(name)
         return 0 if shown is None else shown.version
 
-    def _is_outdated(self, waiter: _Waiter, now: float) -> bool:
-        """Whether what is waited for is of an older version than the one that its server announces now: it may know
-        nothing any more of what only the older one had, and then says nothing. A server that has just come back has
-        had no time to say anything of what it does know."""
-        share = self._shares.get(waiter.origin)
-        return (
-            share is not None
-            and share.announcement.version > waiter.version
-            and now - share.last_heard < BREAK
-            and now - share.steady_since > min(UNHEARD, self._settings.timeout)
-        )
-
-    def _give_up_outdated(self, now: float) -> None:
-        if now < self._outdated_at:
-            return
-        self._outdated_at = now + OUTDATED_LOOK
-        for node in [node for node, waiter in self._waiters.items() if self._is_outdated(waiter, now)]:
-            share = self._shares.get(self._waiters[node].origin)
-            if share is not None and self._fetcher.is_unheard(node, since=share.steady_since, now=now):
-                self._tree.failed(Failed(node, TimedOut(OUTDATED)), now=now)
-
     def _is_down(self, origin: bytes) -> bool:
         if self._shares.get(origin) is None:  # it was taken away
             return True
@@ -848,42 +769,6 @@ class Client:
             text = "%s: data come at 1/%d of the rate now, before at 1/%d: %s"
             log.info(text, share, 2**reception.pace, 2**told, reception.reason)
 
-    # --- threads ---
-
-    def _load(self, load: Load) -> tuple[Load, Buffer | None]:
-        """In a reader thread."""
-        try:
-            data = self._cache.load(load.source)
-            if data is not None:
-                merkle.verify_node(load.node, data, load.digest)
-        except BadNode:
-            data = None
-        except Exception:
-            log.exception("reading the cache failed")
-            data = None
-        return load, data
-
-    def _learn_leaves(self, cache: Cache) -> None:
-        """In a thread: which blocks the cache had at the start."""
-        try:
-            for digest, node in cache.leaves(is_wanted=lambda: not self._closing):
-                if not self._leaves.add_older(digest, node):
-                    return
-        except Exception:
-            log.exception("looking through the cache failed")
-
-    def _store(self, store: Store) -> Store:
-        """In the writer thread."""
-        try:
-            node, source = store.node, store.source
-            if store.hole:
-                self._cache.store_hole(node)
-            elif source is None or not self._cache.copy_block(source.object, source.index, node.object, node.index):
-                self._cache.store(node, store.data, direct=store.direct)
-        except Exception:
-            log.exception("writing the cache failed")
-        return store
-
     def _wake_from_thread(self) -> None:
         assert self._token is not None
         with contextlib.suppress(trio.RunFinishedError):
@@ -893,69 +778,9 @@ class Client:
         self._wake.set()
 
 
-class FileReader:
-    """One open file."""
-
-    def __init__(self, client: Client, share: bytes, version: int, entry: FileEntry) -> None:
-        self.share = share
-        self.version = version
-        """Of the share, when it was opened."""
-        self.reading = 0
-        """Reads that wait."""
-        self._client = client
-        self._extent = entry.extent
-        self._plan = ReadPlan(entry.extent) if entry.extent else None
-
-    async def read(self, offset: int, length: int) -> bytes | memoryview:
-        extent, plan = self._extent, self._plan
-        if extent is None or plan is None or offset >= extent.length:
-            return b""
-        length = min(length, extent.length - offset)
-        wanted = blocks(extent, offset, length)
-        nodes = [Node(extent.object, 0, index) for index in wanted]
-        for node in nodes:
-            self._client.ask(node, self.share)
-        plan.advance(offset, length)
-        self._client.follow(extent.object, plan.ahead, self.share)
-        self.reading += 1
-        self._client.stream(self)
-        try:
-            longest = self._client.max_wait(self.share)
-            with trio.fail_after(longest):
-                data = [memoryview(await self._client.node(node, self.share, self.version)) for node in nodes]
-        except trio.TooSlowError:
-            raise TimedOut(f"not complete after {longest:g} s") from None
-        finally:
-            self.reading -= 1
-        return _cut(data, wanted.start * extent.object.block_size, extent.offset + offset, length)
-
-    def next_ahead(self) -> Node | None:
-        """The next block to fetch ahead, if there is one now."""
-        if self._extent is None or self._plan is None:
-            return None
-        index = self._plan.next_ahead()
-        return None if index is None else Node(self._extent.object, 0, index)
-
-    def close(self) -> None:
-        """What was asked for ahead is kept."""
-        self._client.end_stream(self)
-        extent, self._extent = self._extent, None
-        if extent is not None:
-            self._client.end(extent)
-
-
 def _known_publishers(settings: TrustSettings) -> tuple[KnownPublishers | None, Trust]:
     """Raises UserError."""
     if settings.known is None:
         return None, Trust(settings.demanded, settings.strict)
     known = KnownPublishers(settings.known)
     return known, known.load(demanded=settings.demanded, strict=settings.strict)
-
-
-def _cut(data: list[memoryview], base: int, start: int, length: int) -> bytes | memoryview:
-    """Bytes [start, start + length) of the object, from neighbouring blocks that begin at `base`."""
-    at = start - base
-    if len(data) == 1:
-        return data[0][at : at + length]
-    last = at + length - sum(map(len, data[:-1]))
-    return b"".join((data[0][at:], *data[1:-1], data[-1][:last]))

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from mcfs.fetch.cachepins import PinState
-from mcfs.fetch.pinned import PinStream, Wanted, resolve
+from mcfs.fetch.pinned import PinStream, Wanted, pages_first, resolve
 from mcfs.protocol.errors import BadNode, BadObject, NotAvailable, UserError
 from mcfs.protocol.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from mcfs.fetch.cache import Cache
     from mcfs.fetch.cachepins import Pin, PinDirectory
@@ -46,8 +46,6 @@ class Client(Protocol):
     def share(self, name: bytes) -> Announcement | None: ...
 
     async def entries(self, share: bytes, content: ObjectRef | tuple[Entry, ...]) -> tuple[Entry, ...]: ...
-
-    def expect_known(self, objects: Iterable[ObjectRef]) -> None: ...
 
     def stream(self, reader: PinStream) -> None: ...
 
@@ -187,9 +185,7 @@ class Pinner:
         if not missing:
             return RECHECK
         if not waiting and self._client.is_heard(pin.share) and (missing := self._worth_asking(missing, pause)):
-            # Most of a new version may be here under the former one, and nobody waits for its first block.
-            self._client.expect_known(dict.fromkeys(node.object for node in missing))
-            stream.feed(missing)
+            stream.feed(pages_first(missing, self._cache))
             self._client.stream(stream)
         return pause
 

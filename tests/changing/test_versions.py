@@ -100,6 +100,21 @@ async def test_a_version_whose_top_never_comes_is_not_shown(world: World) -> Non
     assert await read(world, b"other") == made(4)
 
 
+async def test_who_reads_an_open_file_uses_the_share(world: World) -> None:
+    """So what is cached of it can be read although a version was announced whose top never comes."""
+    assert await world.do(lambda: world.kernel.names_in(b"")) == [b"a", b"b", b"d"]
+    file = await world.do(lambda: world.kernel.open(b"a"))
+    for _ in range(10):
+        assert await world.do(lambda: world.kernel.read(file, 0, SIZE)) == made(1)
+        world.kernel.drop_pages()
+        await world.wait(10.0)
+    world.publish({b"other": made(4)})
+    world.stop_server()
+    await world.wait(TIMEOUT)
+    assert await world.do(lambda: world.kernel.names_in(b"")) == [b"a", b"b", b"d"]
+    assert await read(world, b"a") == made(1)
+
+
 async def test_an_open_file_stays_what_it_was(world: World) -> None:
     file = await world.do(lambda: world.kernel.open(b"a"))
     world.publish({b"a": made(4)}, Old.KEPT)

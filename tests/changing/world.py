@@ -207,8 +207,9 @@ class World:
         self.receiver = LinkReceiver(self.network, hostility=Hostility(loss=self.loss))
         settings = ClientSettings((INTERFACE,), self.cache, timeout=self.timeout, max_wait=self.max_wait)
         self.client = client = Client(settings, trio.current_time, cast("Receiver", self.receiver))
-        client._readers, client._writer = cast("None", Inline(client._load)), cast("None", Inline(client._store))
-        client._learn_leaves(client._cache)
+        workers = client._workers
+        workers.readers, workers.writer = cast("None", Inline(workers.load)), cast("None", Inline(workers.store))
+        workers.learn_leaves(client._cache)
         client._tree._memory = _Memory(MEMORY)
         client._hold(addressing.catalogue_group(SCOPE))
         self.receiver.deliver = self._deliver

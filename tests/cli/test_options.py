@@ -27,7 +27,7 @@ PATHS = TEXT.map(lambda text: Path("/") / text.strip("/")).filter(lambda path: "
 SETTINGS = st.builds(
     MountOptions,
     cache_dir=st.none() | PATHS,
-    cache_max=st.none() | st.integers(0, 10**15 - 1),
+    cache_max=st.none() | st.integers(0, 10**15 - 1),  # as many digits as are read
     cache_min_free=st.none() | st.integers(0, 10**15 - 1),
     timeout=SECONDS,
     max_wait=SECONDS,

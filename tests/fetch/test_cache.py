@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import logging
 import os
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from mcfs.fetch import cacheroom
 from mcfs.fetch.cache import Cache
 from mcfs.fetch.cachedisk import Disk
 from mcfs.fetch.cachefile import MAX_MAP_BYTES, can_keep, layout_of
@@ -345,12 +347,55 @@ def test_the_first_mount_takes_back_the_room_of_one_that_is_no_more(tmp_path: Pa
     sample = Sample(1, LIMIT, MIB)
     for index in range(LIMIT // 2 // MIB + 4):
         assert first.store(sample.node(index), bytes(MIB))
-    assert first.limit == LIMIT
+    assert first.limit == LIMIT // 2
     second.close()
     for index in range(LIMIT // MIB):
         assert first.store(sample.node(index), bytes(MIB))
     assert not (tmp_path / "mount-2").exists()
     assert disk_usage(tmp_path) <= LIMIT
+    first.close()
+
+
+def test_who_looks_whose_directory_it_is_does_not_take_it_from_a_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_cache(tmp_path).close()
+    fd = os.open(tmp_path / "lock", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    monkeypatch.setattr(os, "sched_yield", lambda: fcntl.flock(fd, fcntl.LOCK_UN))
+    cache = open_cache(tmp_path)
+    assert cache.path == tmp_path
+    cache.close()
+    os.close(fd)
+
+
+def test_a_first_mount_gives_way_to_a_second_one(tmp_path: Path) -> None:
+    """Also when it stores nothing, or has room enough itself."""
+    first = open_cache(tmp_path)
+    sample = Sample(1, LIMIT, MIB)
+    for index in range(LIMIT // MIB - 1):
+        assert first.store(sample.node(index), bytes(MIB))
+    assert first.used > LIMIT // 2
+    second = open_cache(tmp_path)
+    first.keep_limit()
+    assert 0 < first.used <= LIMIT // 2
+    first.keep_limit()
+    assert first.used > LIMIT // 4
+    second.close()
+    first.close()
+    first.keep_limit()
+
+
+def test_a_mount_below_its_limit_notices_that_that_has_become_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cacheroom, "_DIVIDED", 2 * MIB)
+    first, second = open_cache(tmp_path), open_cache(tmp_path)
+    sample = Sample(1, LIMIT, MIB)
+    for index in range(LIMIT // MIB - 1):
+        assert first.store(sample.node(index), bytes(MIB))
+        assert first.used <= LIMIT // 2 + 3 * MIB
+    second.close()
     first.close()
 
 

@@ -183,6 +183,19 @@ def test_a_file_that_cannot_be_punched_does_not_stop_evictions(tmp_path: Path) -
     cache.close()
 
 
+def test_a_page_that_cannot_be_written_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    """They stand one behind the other, at no multiples of anything."""
+    disk = FaultyDisk()
+    cache = open_cache(tmp_path, 64 * MIB, disk)
+    sample = Sample(1, 1030 * BLOCK)
+    top, short = sample.node(0, 2), sample.node(1, 1)
+    assert cache.store(top, sample.bytes(top))
+    disk.before = failing(errno.EIO, "pwrite", "pwrite_direct")
+    assert not cache.store(short, sample.bytes(short))
+    assert plain(cache.load(top)) == sample.bytes(top)
+    cache.close()
+
+
 def test_others_fill_the_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class FullDisk(FaultyDisk):
         left = GIB

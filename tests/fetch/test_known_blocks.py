@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from mcfs.fetch import nodes
 from mcfs.fetch.cache import Cache
 from mcfs.fetch.fetcher import Fetcher, Limits
 from mcfs.fetch.fetchevents import Assembled
@@ -174,6 +175,16 @@ def test_only_what_has_changed_is_fetched(tmp_path: Path, again: bool) -> None:
     reader = Reader(tmp_path)
     assert reader.read(Published(replaced(OLD, 0, 7, 19))) == replaced(OLD, 0, 7, 19)
     assert reader.sent == []
+    reader.cache.close()
+
+
+def test_pages_are_kept_also_where_the_disk_is_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "MAX_UNWRITTEN", 0)
+    reader = Reader(tmp_path)
+    published = Published(OLD)
+    assert reader.read(published) == OLD
+    assert not reader.cache.has(Node(published.ref, 0, 3))
+    assert reader.cache.has(Node(published.ref, 1, 0))
     reader.cache.close()
 
 

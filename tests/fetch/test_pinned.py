@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcfs.fetch.cache import Cache
-from mcfs.fetch.pinned import AT_A_TIME, PinStream, Wanted, resolve
+from mcfs.fetch.pinned import AT_A_TIME, PinStream, Wanted, pages_first, resolve
 from mcfs.protocol.catalog import Attributes, DirectoryEntry, Entry, Extent, FileEntry, LinkEntry
 from mcfs.protocol.errors import UserError
 from mcfs.protocol.ids import Digest, Node
@@ -98,3 +98,13 @@ def test_the_stream_gives_each_node_once() -> None:
     stream.feed(nodes)
     assert stream.reading == 3
     assert [stream.next_ahead() for _ in range(4)] == [*nodes, None]
+
+
+def test_of_a_page_that_is_not_there_one_block_is_asked_for(tmp_path: Path) -> None:
+    cache = Cache.open(tmp_path, max_bytes=1 << 24, min_free=0)
+    small = Sample(7, 10)
+    nodes = [*(LARGE.node(index) for index in range(3)), *(PACK.node(index) for index in range(2)), small.node(0)]
+    assert pages_first(nodes, cache) == [LARGE.node(0), PACK.node(0), small.node(0)]
+    cache.store(PACK.node(0, 1), PACK.bytes(PACK.node(0, 1)))
+    assert pages_first(nodes, cache) == [LARGE.node(0), *(PACK.node(index) for index in range(2)), small.node(0)]
+    cache.close()

@@ -86,7 +86,7 @@ def _cache() -> Cache:
 def _client() -> Client:
     settings, cache = ClientSettings(interfaces=(ETH0,), cache_dir=Path(), keys=(KEYS,)), _cache()
 
-    def opened(_: Path, **_limits: object) -> Cache:
+    def opened(_: Path, **_limits: int | None) -> Cache:
         return cache
 
     with mock.patch.object(Cache, "open", opened):

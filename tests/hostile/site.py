@@ -132,8 +132,8 @@ class Site:
         self.receiver = LinkReceiver(self.network)
         chosen = ClientSettings((INTERFACE,), cache, catalogue=True, **settings)  # type: ignore[arg-type]
         self.client = Client(chosen, trio.current_time, cast("Receiver", self.receiver))
-        self.client._readers = cast("None", Inline(self.client._load))
-        self.client._writer = cast("None", Inline(self.client._store))
+        workers = self.client._workers
+        workers.readers, workers.writer = cast("None", Inline(workers.load)), cast("None", Inline(workers.store))
         self.client._hold(addressing.catalogue_group(SCOPE))
         self.receiver.deliver = self._deliver
         self.network.clients.append(cast("FakeClient", self.receiver))

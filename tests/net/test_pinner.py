@@ -20,7 +20,7 @@ from mcfs.protocol.ids import Digest, ObjectRef
 from tests.fetch.cachefakes import BLOCK, FaultyDisk, Sample, failing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from mcfs.fetch.pinned import PinStream
@@ -49,7 +49,9 @@ class FakeClient:
     lost: int = 0
     """So many blocks that are asked for do not come."""
     asked: list[Node] = field(default_factory=list)
-    expected: set[ObjectRef] = field(default_factory=set)
+    known: set[Node] = field(default_factory=set)
+    """Blocks that need not be fetched, if their page is there."""
+    fetched: set[Node] = field(default_factory=set)
 
     def publish(self, version: int, **files: Sample) -> None:
         self.samples |= {sample.ref: sample for sample in files.values()}
@@ -65,16 +67,19 @@ class FakeClient:
         assert isinstance(content, tuple)
         return content
 
-    def expect_known(self, objects: Iterable[ObjectRef]) -> None:
-        self.expected |= set(objects)
-
     def stream(self, reader: PinStream) -> None:
         while (node := reader.next_ahead()) is not None:
             self.asked.append(node)
+            page = node.parent()
+            if node not in self.known or (page is not None and not self.cache.has(page)):
+                self.fetched.add(node)
             if self.lost:
                 self.lost -= 1
             else:
                 self.cache.store(node, self.samples[node.object].bytes(node))
+                page = node.parent()
+                if page is not None:
+                    self.cache.store(page, self.samples[node.object].bytes(page))
 
     def is_heard(self, share: bytes) -> bool:
         return not self.deaf
@@ -220,12 +225,14 @@ async def test_while_the_disk_stays_full_a_block_is_asked_for_now_and_then(clien
     assert "cannot be written" in state(client, kept).problem
 
 
-async def test_what_a_new_version_has_in_common_with_the_former_one_is_looked_for(client: FakeClient) -> None:
+async def test_a_page_comes_before_the_blocks_of_which_it_has_the_hashes(client: FakeClient) -> None:
+    """Most of them may be here in the former version of the file."""
+    client.known = {ONE.node(index) for index in range(1, 6)}
     kept = pin(client, b"one")
     await until(lambda: state(client, kept).complete)
-    client.publish(2, one=TWO)
-    await until(lambda: state(client, kept).bytes == TWO.ref.size and state(client, kept).complete)
-    assert TWO.ref in client.expected
+    assert client.asked[0] == ONE.node(0)
+    assert set(client.asked[1:]) == client.known
+    assert client.fetched == {ONE.node(0)}
 
 
 async def test_it_is_said_why_nothing_comes(client: FakeClient, caplog: pytest.LogCaptureFixture) -> None:

@@ -290,6 +290,20 @@ def test_a_pin_is_fetched_and_spared_and_outlives_the_mount(make_site: SiteMaker
     assert int(os.getxattr(large, "user.mcfs.cached")) < 4 * MIB
 
 
+def test_who_waits_for_a_pin_hears_that_its_mount_has_ended(make_site: SiteMaker) -> None:
+    site = make_site(1)
+    place, serving = served(site, 4 * MIB, BLOCK)
+    mounted = place.mount()
+    os.listdir(mounted.path)
+    serving.kill()
+    waiting = site.start(mounted.host, [*MCFS, "pin", mounted.path])
+    wait_until(lambda: (place.cache / "pins").exists(), DEADLINE, "the pin")
+    assert waiting.running
+    mounted.umount()
+    assert waiting.finish(DEADLINE) == 1
+    assert "its mount has ended" in waiting.output
+
+
 def test_a_pin_follows_new_versions(make_site: SiteMaker) -> None:
     site = make_site(1)
     place, serving = served(site, 4 * MIB, BLOCK)
