@@ -17,7 +17,7 @@ from mcfs.protocol.ids import Group, Host
 from mcfs.serve import membership as m
 from mcfs.serve import querier as q
 from mcfs.serve.disputes import Disputes
-from mcfs.serve.regulars import Regulars
+from mcfs.serve.regulars import Newcomers, Regulars
 from mcfs.serve.schedule import NOBODY
 from mcfs.serve.tables import exact_table
 
@@ -96,7 +96,7 @@ class Link:
         self.querier = querier
         self.senders = senders
         self.hosts_seen: set[Host] = set()
-        self.regulars = Regulars()
+        self._newcomers = Newcomers()
         self.disputes = Disputes()
         self._told_disputed: set[Host] = set()
         self._resolver = resolver
@@ -133,6 +133,10 @@ class Link:
         self.querier.restart(self._own_address, now=now)
         self.senders.restart(now=now)
         self._take_timers()
+
+    @property
+    def regulars(self) -> Regulars:
+        return self.scheduler.regulars
 
     # --- whom we serve: what the listener table may ask ---
 
@@ -175,8 +179,12 @@ class Link:
     def _report(self, envelope: mld.Envelope, message: bytes, now: float) -> None:
         records = mld.read_report_untrusted(message, envelope)
         self.counters.reports += 1
+        host = envelope.source
+        if host not in self.scheduler.regulars and not self._newcomers.admit(host, now=now):
+            self.membership.counters.too_many_hosts += 1
+            return
         answered = message[_FIRST_RECORD : _FIRST_RECORD + 1] == _IS_EXCLUDE
-        self._apply(self.membership.report(envelope.source, records, now=now), now, answered=answered)
+        self._apply(self.membership.report(host, records, now=now), now, answered=answered)
 
     def _old_report(self, envelope: mld.Envelope, message: bytes, now: float) -> None:
         old = mld.parse_old_untrusted(message, envelope)
@@ -244,9 +252,7 @@ class Link:
                     self._ask(group, now)
                 case m.ListenerLeft(group, host):
                     joined.pop((group, host), None)
-                    if said and host in self.scheduler.listeners(group):
-                        self.regulars.left(host, now=now)
-                    self._left(group, host, now)
+                    self._left(group, host, now, said=said)
                 case m.GroupEmpty(group, certain):
                     self._emptied(group, certain, now)
         for (_, host), channel in sorted(joined.items(), key=lambda item: (-item[1].node.level, item[1].node.index)):
@@ -258,9 +264,9 @@ class Link:
             address = ipaddress.IPv6Address(host)
             self._warn(f"somebody leaves groups in the name of {address}: its leaves are asked about")
 
-    def _left(self, group: Group, host: Host, now: float) -> None:
+    def _left(self, group: Group, host: Host, now: float, *, said: bool) -> None:
         self.counters.leaves += 1
-        self.scheduler.left(host, group, now=now)
+        self.scheduler.left(host, group, now=now, said=said)
         self.announcer.left(host, group)
 
     def _unserved(self, group: Group, host: Host, joined: dict[tuple[Group, Host], Channel], now: float) -> None:
@@ -356,7 +362,7 @@ class Link:
     def handle_timeout(self, *, now: float) -> None:
         self._apply(self.membership.expire(now=now), now, said=False)
         for group, host in self.disputes.expire(now=now):
-            self._left(group, host, now)
+            self._left(group, host, now, said=True)
         self.senders.handle_timeout(now=now)
         self._share_out(now)
         if self.carousel is not None:
