@@ -10,6 +10,7 @@ clients ask again when nothing comes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -80,7 +81,7 @@ class _Budget:
         share, self.spent = self.spent / elapsed, 0.0
         self._peaks = self._peaks + 1 if share > self._most else 0
         if self._peaks >= PEAKS:
-            self.part = max(LEAST_PART, self.part / 2)
+            self.part = max(LEAST_PART, self.part / 2 ** math.ceil(math.log2(share / self._most)))
         elif 2 * share < MARGIN * self._most:
             self.part = min(1.0, self.part * 2)
 
