@@ -21,7 +21,7 @@ MEASURES: Final[dict[str, Measure]] = {
     **plugged_in.MEASURES,
     **keyed.MEASURES,
 }
-LONG: Final = ("mld", "attacker")
+LONG: Final = ("mld", "attacker", "forged-mld")
 """Measured only if asked for."""
 
 
