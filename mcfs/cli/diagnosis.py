@@ -205,7 +205,8 @@ def _old_reports(link: LinkFacts) -> Iterator[Finding]:
         yield _problem(
             "this host fell back to MLDv1, which a querier of that version caused, not heard now",
             "find the querier (mcfs doctor --timeout 130 waits for its next query) and set it to MLDv2; on a Linux "
-            "bridge: ip link set BRIDGE type bridge mcast_mld_version 2",
+            "bridge: ip link set BRIDGE type bridge mcast_mld_version 2. If there is none, its queries were forged: "
+            f"sysctl net.ipv6.conf.{name}.force_mld_version=2",
         )
 
 

@@ -23,11 +23,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from mcfs.net import bpf
 from mcfs.protocol import wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from mcfs.net.bpf import Program
     from mcfs.protocol.ids import Host
 
 log = logging.getLogger(__name__)
@@ -67,37 +69,19 @@ PAUSE: Final = 60.0
 MAX_COUNTED: Final = 1024
 LEAST_PART: Final = 2.0**-12
 
-Program = tuple[tuple[int, int, int, int], ...]
-
-# Classic BPF on a UDP socket (linux/filter.h): byte 0 is the first of the UDP header; the IPv6 header, with the source
-# in bytes 8 to 23, is at _NETWORK; _RANDOM is 32 random bits. Conditional jumps count from the next instruction.
-_LOAD_HALF: Final = 0x28
-_LOAD_WORD: Final = 0x20
-_JUMP_EQUAL: Final = 0x15
-_JUMP_ABOVE: Final = 0x25
-_RETURN: Final = 0x06
-_NETWORK: Final = 0xFFF00000
-_RANDOM: Final = 0xFFFFF000 + 56
+# On a UDP socket: byte 0 is the first of the UDP header. The source is in the first words that a program has.
 _START_AT: Final = 8
 """Behind the UDP header: version and type."""
-_RECALL: Final = 0x60
-_STORE: Final = 0x02
-"""From and into one of 16 words that a program has for itself."""
-_START_WORD: Final = 4
-_RANDOM_WORD: Final = 5
-"""Behind the four of the source."""
-_LOAD_START: Final = (_LOAD_HALF, 0, 0, _START_AT)
-_PASS: Final = (_RETURN, 0, 0, 0xFFFFFFFF)
-_DROP: Final = (_RETURN, 0, 0, 0)
+_START_WORD: Final = bpf.SOURCE_WORDS
+_RANDOM_WORD: Final = bpf.SOURCE_WORDS + 1
+_LOAD_START: Final = (bpf.LOAD_HALF, 0, 0, _START_AT)
 
-# To look at a packet takes ten instructions of the kernel's own code, to recall one: with this a program for many
-# addresses takes a third of the memory.
 _REMEMBER: Final[Program] = (
-    *(line for word in range(4) for line in ((_LOAD_WORD, 0, 0, _NETWORK + 8 + 4 * word), (_STORE, 0, 0, word))),
+    *bpf.REMEMBER_SOURCE,
     _LOAD_START,
-    (_STORE, 0, 0, _START_WORD),
-    (_LOAD_WORD, 0, 0, _RANDOM),
-    (_STORE, 0, 0, _RANDOM_WORD),
+    (bpf.STORE, 0, 0, _START_WORD),
+    (bpf.LOAD_WORD, 0, 0, bpf.RANDOM),
+    (bpf.STORE, 0, 0, _RANDOM_WORD),
 )
 
 _OF_STRANGERS: Final = (wire.ANNOUNCEMENT, wire.SEALED, wire.KEYED)
@@ -129,17 +113,21 @@ def program(rules: Rules) -> Program:
     symbol = wire.VERSION << 8 | wire.SYMBOL
     parts = dict(rules.parts)
     not_strict = _only(_OF_STRANGERS) if rules.strict else ()
-    symbols: Program = (_LOAD_START, (_JUMP_EQUAL, 0, 1, symbol), _PASS)
+    symbols: Program = (_LOAD_START, (bpf.JUMP_EQUAL, 0, 1, symbol), bpf.PASS)
     return (
         *_only(_KINDS),
         *_REMEMBER,
-        *(line for host in sorted(rules.servers) for line in _if_source(host, _sampled(parts.get(host, 1.0), symbol))),
+        *(
+            line
+            for host in sorted(rules.servers)
+            for line in bpf.if_source(host, _sampled(parts.get(host, 1.0), symbol))
+        ),
         *not_strict,
         *symbols,
         *(
             line
             for host in sorted(rules.throttled)
-            for line in _if_source(host, _sampled(parts.get(host, THROTTLED_PART)))
+            for line in bpf.if_source(host, _sampled(parts.get(host, THROTTLED_PART)))
         ),
         *_sampled(rules.strangers_part),
     )
@@ -147,26 +135,17 @@ def program(rules: Rules) -> Program:
 
 def _only(kinds: tuple[int, ...]) -> Program:
     """Drop what is of none of these types."""
-    jumps = ((_JUMP_EQUAL, len(kinds) - i, 0, wire.VERSION << 8 | kind) for i, kind in enumerate(kinds))
-    return (_LOAD_START, *jumps, _DROP)
-
-
-def _if_source(host: Host, then: Program) -> Program:
-    """What to do with a datagram of this address."""
-    code: Program = ()
-    for number in (3, 2, 1, 0):  # most differ at the end
-        word = int.from_bytes(host[4 * number : 4 * number + 4], "big")
-        code += ((_RECALL, 0, 0, number), (_JUMP_EQUAL, 0, 2 * number + len(then), word))
-    return code + then
+    jumps = ((bpf.JUMP_EQUAL, len(kinds) - i, 0, wire.VERSION << 8 | kind) for i, kind in enumerate(kinds))
+    return (_LOAD_START, *jumps, bpf.DROP)
 
 
 def _sampled(part: float, except_for: int | None = None) -> Program:
     if part >= 1:
-        return (_PASS,)
-    draw: Program = ((_RECALL, 0, 0, _RANDOM_WORD), (_JUMP_ABOVE, 0, 1, int((1 - part) * 0xFFFFFFFF)), _PASS, _DROP)
+        return (bpf.PASS,)
+    draw: Program = ((bpf.RECALL, 0, 0, _RANDOM_WORD), *bpf.drawn(part), bpf.PASS)
     if except_for is None:
         return draw
-    return ((_RECALL, 0, 0, _START_WORD), (_JUMP_EQUAL, 0, 1, except_for), _PASS, *draw)
+    return ((bpf.RECALL, 0, 0, _START_WORD), (bpf.JUMP_EQUAL, 0, 1, except_for), bpf.PASS, *draw)
 
 
 class Door:

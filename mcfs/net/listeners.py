@@ -11,13 +11,14 @@ Nothing is judged here: a message comes up with its `Envelope`, and `mcfs.protoc
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Final, Self
 
+from mcfs.net import bpf
+from mcfs.net.reportload import Kind, Sampling
 from mcfs.protocol import mld
 from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.ids import Host
@@ -54,7 +55,6 @@ _SOL_PACKET: Final = 263
 _PACKET_ADD_MEMBERSHIP: Final = 1
 _PACKET_MR_ALLMULTI: Final = 2
 _PACKET_REQUEST: Final = struct.Struct("@iHH8s")
-_SO_ATTACH_FILTER: Final = 26
 _SO_RCVBUFFORCE: Final = 33
 _ETH_P_IPV6: Final = 0x86DD
 
@@ -134,10 +134,10 @@ class ReportReader:
             raise
         return True
 
-    def sample(self, part: float) -> None:
-        """Hand up only this part of what comes, drawn at random."""
+    def sample(self, sampling: Sampling) -> None:
+        """Hand up only a part of what comes, drawn at random."""
         with contextlib.suppress(OSError):
-            attach_filter(self._socket, (*sampled(part), _PASS))
+            bpf.attach_filter(self._socket, messages(sampling))
 
     def rejoin(self) -> None:
         """Join the routers' groups anew, after IPv6 came back to the interface: where it was taken away, for instance
@@ -194,7 +194,7 @@ class DeafReader:
     def send(self, outgoing: Outgoing, source: Host) -> bool:
         return False
 
-    def sample(self, part: float) -> None:
+    def sample(self, sampling: Sampling) -> None:
         """There is nothing to draw from."""
 
     def rejoin(self) -> None: ...
@@ -247,13 +247,13 @@ class OldReportReader:
                 self.refused += 1
         return messages
 
-    def sample(self, part: float) -> None:
-        """Hand up only this part of what comes, drawn at random."""
+    def sample(self, sampling: Sampling) -> None:
+        """Hand up only a part of what comes, drawn at random."""
         with contextlib.suppress(OSError):
-            attach_filter(self._socket, (*sampled(part), *_OLD_MESSAGES_ONLY))
+            bpf.attach_filter(self._socket, old_messages(sampling))
 
     def _set_options(self) -> None:
-        attach_filter(self._socket, _OLD_MESSAGES_ONLY)
+        bpf.attach_filter(self._socket, old_messages(Sampling()))
         self._socket.bind((self.name, _ETH_P_IPV6))
         request = _PACKET_REQUEST.pack(self.ifindex, _PACKET_MR_ALLMULTI, 0, b"")
         self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
@@ -290,42 +290,42 @@ def _pass_only(types: tuple[int, ...]) -> bytes:
     return struct.pack("@8I", *words)
 
 
-# The filter of the packet socket in classic BPF, whose byte 0 is the first of the IPv6 header: instruction, jump if
-# true, jump if false, operand (linux/filter.h). Jumps count from the next instruction.
-_LOAD_BYTE: Final = 0x30
-_JUMP_EQUAL: Final = 0x15
-_RETURN: Final = 0x06
-_LOAD_WORD: Final = 0x20
-_JUMP_ABOVE: Final = 0x25
-_RANDOM: Final = 0xFFFFF000 + 56
-"""Ancillary data: 32 random bits."""
-_PASS: Final = (_RETURN, 0, 0, 0xFFFFFFFF)
-
-_OLD_MESSAGES_ONLY: Final = (
-    (_LOAD_BYTE, 0, 0, 6),  # next header: hop-by-hop
-    (_JUMP_EQUAL, 0, 8, 0),
-    (_LOAD_BYTE, 0, 0, 40),  # its next header: ICMPv6
-    (_JUMP_EQUAL, 0, 6, socket.IPPROTO_ICMPV6),
-    (_LOAD_BYTE, 0, 0, 41),  # its length: 8 bytes
-    (_JUMP_EQUAL, 0, 4, 0),
-    (_LOAD_BYTE, 0, 0, 48),  # type
-    (_JUMP_EQUAL, 1, 0, mld.REPORT_V1),
-    (_JUMP_EQUAL, 0, 1, mld.DONE_V1),
-    (_RETURN, 0, 0, 0xFFFF),
-    (_RETURN, 0, 0, 0),
+# The filter of the packet socket: byte 0 is the first of the IPv6 header.
+_ENVELOPE: Final = (
+    (6, 0),  # next header: hop-by-hop
+    (40, socket.IPPROTO_ICMPV6),  # its next header
+    (41, 0),  # its length: 8 bytes
 )
+_OLD_TYPE_AT: Final = 48
 
 
-def sampled(part: float) -> tuple[tuple[int, int, int, int], ...]:
-    """The beginning of a program that drops all but a part, drawn at random."""
-    if part >= 1:
-        return ()
-    return ((_LOAD_WORD, 0, 0, _RANDOM), (_JUMP_ABOVE, 0, 1, int(part * 0xFFFFFFFF)), (_RETURN, 0, 0, 0))
+def old_messages(sampling: Sampling) -> bpf.Program:
+    """Reports and dones of MLDv1, of a packet socket."""
+    parts = ((mld.REPORT_V1, sampling.part(Kind.OLD_REPORT)), (mld.DONE_V1, sampling.part(Kind.DONE)))
+    checks = (((bpf.LOAD_BYTE, 0, 0, at), (bpf.JUMP_EQUAL, 1, 0, value), bpf.DROP) for at, value in _ENVELOPE)
+    return (
+        *(line for check in checks for line in check),
+        (bpf.LOAD_BYTE, 0, 0, _OLD_TYPE_AT),
+        *(line for kind, part in parts for line in _if_type(kind, part)),
+        bpf.DROP,
+    )
 
 
-def attach_filter(sock: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:
-    """Have the kernel hand to a socket only what a program in classic BPF passes. Raises OSError."""
-    code = b"".join(struct.pack("@HBBI", *instruction) for instruction in program)
-    buffer = ctypes.create_string_buffer(code, len(code))
-    # struct sock_fprog holds a pointer; the kernel copies what it points to before setsockopt returns.
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(buffer)))
+def messages(sampling: Sampling) -> bpf.Program:
+    """All that a raw socket gets, whose byte 0 is the first of the ICMPv6 header: of each kind its part."""
+    own = (*bpf.sampled(sampling.part(Kind.REGULAR)), bpf.PASS)
+    router = (*bpf.sampled(sampling.part(Kind.ROUTER)), bpf.PASS)
+    return (
+        (bpf.LOAD_BYTE, 0, 0, 0),
+        (bpf.JUMP_EQUAL, len(router), 0, mld.REPORT_V2),
+        *router,
+        *bpf.REMEMBER_SOURCE,
+        *(line for host in sorted(sampling.regulars) for line in bpf.if_source(host, own)),
+        *bpf.sampled(sampling.part(Kind.STRANGER)),
+        bpf.PASS,
+    )
+
+
+def _if_type(kind: int, part: float) -> bpf.Program:
+    then = (*bpf.sampled(part), bpf.PASS)
+    return ((bpf.JUMP_EQUAL, 0, len(then), kind), *then)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from mcfs.net.interfaces import Interface
     from mcfs.net.reconcile import Update
+    from mcfs.net.reportload import Sampling
     from mcfs.protocol.mld import Envelope
     from mcfs.serve.link import Link
     from mcfs.serve.querier import Outgoing
@@ -77,10 +78,10 @@ class Port:
     def __post_init__(self) -> None:
         self.load = ReportLoad(self._sample)
 
-    def _sample(self, part: float) -> None:
-        self.reader.sample(part)
+    def _sample(self, sampling: Sampling) -> None:
+        self.reader.sample(sampling)
         if self.old_reader is not None:
-            self.old_reader.sample(part)
+            self.old_reader.sample(sampling)
 
     @property
     def name(self) -> str:

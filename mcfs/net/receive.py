@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from mcfs.net.bpf import attach_filter
 from mcfs.net.kernel import buffer_overflows
-from mcfs.net.listeners import attach_filter
 from mcfs.protocol.ids import Group, Host
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from mcfs.net.door import Program
+    from mcfs.net.bpf import Program
     from mcfs.protocol.fec import Symbols
 
     Rows = npt.NDArray[np.int64]

@@ -20,6 +20,7 @@ from mcfs.net.loader import WorkerPool
 from mcfs.net.offer import Offer
 from mcfs.net.own_groups import own_groups
 from mcfs.net.ports import Port, Ports, link_rate, open_port
+from mcfs.net.reportload import kind_of
 from mcfs.net.transmit import Sent
 from mcfs.protocol import mld
 from mcfs.protocol.errors import BadDatagram, Gone
@@ -165,11 +166,17 @@ class Server:
 
     def _drain(self, port: Port, reader: ReportReader | DeafReader | OldReportReader) -> None:
         now = self._clock()
-        for envelope, message in reader.receive():
+        found = reader.receive()
+        before = self._clock()
+        regulars, load, each = port.link.regulars, port.load, (before - now) / max(1, len(found))
+        for envelope, message in found:
+            kind = kind_of(message, envelope.source, regulars)
             if not self._ports.is_own(port, envelope, message, now=now) and not port.passive:
                 port.link.receive(envelope, message, now=now)
-        done = self._clock()
-        port.load.spent(done - now, now=done)
+            after = self._clock()
+            load.spent(kind, each + after - before)
+            before = after
+        load.look(regulars, now=before)
 
     async def _read_peers(self, port: Port) -> None:
         while True:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Final, Self
 
-from mcfs.net.listeners import attach_filter
+from mcfs.net import bpf
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -23,13 +23,6 @@ _GROUP_END: Final = 36
 _GROUP: Final = slice(24, 40)
 _PACKETS_PER_CALL: Final = 256
 
-# Classic BPF, whose byte 0 is the first of the IPv6 header (linux/filter.h); see `mcfs.net.listeners`.
-_LOAD_BYTE: Final = 0x30
-_LOAD_HALF: Final = 0x28
-_LOAD_WORD: Final = 0x20
-_JUMP_EQUAL: Final = 0x15
-_RETURN: Final = 0x06
-
 
 class DatagramTap:
     """A packet socket on one interface: IPv6 UDP datagrams to a port and a few groups.
@@ -42,7 +35,7 @@ class DatagramTap:
         # Protocol 0 receives nothing until bind: no packet passes before the filter is there.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
         try:
-            attach_filter(self._socket, _datagrams_to(port, groups))
+            bpf.attach_filter(self._socket, _datagrams_to(port, groups))
             self._socket.bind((name, _ETH_P_IPV6))
         except BaseException:
             self._socket.close()
@@ -72,16 +65,17 @@ class DatagramTap:
         return count
 
 
-def _datagrams_to(port: int, groups: Collection[Group]) -> tuple[tuple[int, int, int, int], ...]:
+def _datagrams_to(port: int, groups: Collection[Group]) -> bpf.Program:
+    # On a packet socket: byte 0 is the first of the IPv6 header.
     n = len(groups)
     ends = [int.from_bytes(group[-4:], "big") for group in groups]
     return (
-        (_LOAD_BYTE, 0, 0, 6),  # next header
-        (_JUMP_EQUAL, 0, n + 3, socket.IPPROTO_UDP),
-        (_LOAD_HALF, 0, 0, 42),  # destination port
-        (_JUMP_EQUAL, 0, n + 1, port),
-        (_LOAD_WORD, 0, 0, _GROUP_END),
-        *((_JUMP_EQUAL, n - i, 0, end) for i, end in enumerate(ends)),
-        (_RETURN, 0, 0, 0),
-        (_RETURN, 0, 0, _HEADERS),
+        (bpf.LOAD_BYTE, 0, 0, 6),  # next header
+        (bpf.JUMP_EQUAL, 0, n + 3, socket.IPPROTO_UDP),
+        (bpf.LOAD_HALF, 0, 0, 42),  # destination port
+        (bpf.JUMP_EQUAL, 0, n + 1, port),
+        (bpf.LOAD_WORD, 0, 0, _GROUP_END),
+        *((bpf.JUMP_EQUAL, n - i, 0, end) for i, end in enumerate(ends)),
+        bpf.DROP,
+        (bpf.RETURN, 0, 0, _HEADERS),
     )

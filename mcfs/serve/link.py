@@ -16,6 +16,8 @@ from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.ids import Group, Host
 from mcfs.serve import membership as m
 from mcfs.serve import querier as q
+from mcfs.serve.disputes import Disputes
+from mcfs.serve.regulars import Newcomers, Regulars
 from mcfs.serve.schedule import NOBODY
 from mcfs.serve.tables import exact_table
 
@@ -41,8 +43,13 @@ BEACON_INTERVAL: Final = 0.04
 """Seconds. A client's tick: a reader that is behind has to hear of a block while it is still queued, for 40 to 80 ms.
 1.4 kB in each is 0.03 % of a link of 1 Gbit/s."""
 MERGING_LISTENERS: Final = 2
+_FIRST_RECORD: Final = 8
+"""Where a report has the type of its first record. Linux does not mix answers and changes in one."""
+_IS_EXCLUDE: Final = bytes((mld.RecordType.MODE_IS_EXCLUDE,))
 OWN_GROUPS_INTERVAL: Final = 0.1
 """Seconds, in MLDv1 mode only: reading the list takes 0.1 ms."""
+MAX_DISPUTED_TOLD: Final = 16
+"""Hosts, each once: who forges must not fill the log."""
 GROUPS_PER_PROXY: Final = 4096
 """What 64 hosts behind an MLD proxy (RFC 4605) hold, and all that a Linux bridge can: their memberships come in its
 name."""
@@ -89,6 +96,9 @@ class Link:
         self.querier = querier
         self.senders = senders
         self.hosts_seen: set[Host] = set()
+        self._newcomers = Newcomers()
+        self.disputes = Disputes()
+        self._told_disputed: set[Host] = set()
         self._resolver = resolver
         self._warn = warn
         self.membership = make_table(self._may_accept, self, GROUPS_PER_PROXY if proxies else m.MAX_GROUPS_PER_HOST)
@@ -124,19 +134,27 @@ class Link:
         self.senders.restart(now=now)
         self._take_timers()
 
+    @property
+    def regulars(self) -> Regulars:
+        return self.scheduler.regulars
+
     # --- whom we serve: what the listener table may ask ---
 
     def listeners(self, group: Group) -> Collection[Host]:
         found = (table.listeners(group) for table in (self.scheduler, self.announcer, self.senders))
-        return self._hosts(next(filter(None, found), ()))
+        return self._hosts(group, next(filter(None, found), ()))
 
     def groups(self) -> Iterator[tuple[Group, Collection[Host]]]:
         """Hosts: the carousel is none."""
         for group, hosts in chain(self.scheduler.groups(), self.announcer.groups(), self.senders.groups()):
-            yield group, self._hosts(hosts)
+            yield group, self._hosts(group, hosts)
 
-    def _hosts(self, listeners: Collection[Host]) -> Collection[Host]:
-        return [host for host in listeners if host != NOBODY] if self.carousel else listeners
+    def _hosts(self, group: Group, listeners: Collection[Host]) -> Collection[Host]:
+        """Those of whom the listener table knows."""
+        left = self.disputes.hosts(group)
+        if not left and not self.carousel:
+            return listeners
+        return [host for host in listeners if host != NOBODY and host not in left]
 
     # --- messages ---
 
@@ -161,7 +179,12 @@ class Link:
     def _report(self, envelope: mld.Envelope, message: bytes, now: float) -> None:
         records = mld.read_report_untrusted(message, envelope)
         self.counters.reports += 1
-        self._apply(self.membership.report(envelope.source, records, now=now), now)
+        host = envelope.source
+        if host not in self.scheduler.regulars and not self._newcomers.admit(host, now=now):
+            self.membership.counters.too_many_hosts += 1
+            return
+        answered = message[_FIRST_RECORD : _FIRST_RECORD + 1] == _IS_EXCLUDE
+        self._apply(self.membership.report(host, records, now=now), now, answered=answered)
 
     def _old_report(self, envelope: mld.Envelope, message: bytes, now: float) -> None:
         old = mld.parse_old_untrusted(message, envelope)
@@ -177,8 +200,12 @@ class Link:
             self.membership.suppression_seen(now=now)
             self._own_groups_at = self._own_groups_at or now
         if _asks_listeners(query, envelope) and envelope.source != self._own_address:
-            self.membership.query_sent(Group(query.group), now=now)
+            self._query_sent(Group(query.group), now)
         self._take_timers()
+
+    def _query_sent(self, group: Group, now: float) -> None:
+        self.membership.query_sent(group, now=now)
+        self.disputes.query_sent(group, now=now)
 
     def _take_timers(self) -> None:
         """Those that hold on the link now: other queriers come and go."""
@@ -204,12 +231,14 @@ class Link:
         self._own_groups = current
         self._apply(self.membership.report(self._own_address, records, now=now), now)
 
-    def _apply(self, events: Sequence[m.Event], now: float) -> None:
+    def _apply(self, events: Sequence[m.Event], now: float, *, said: bool = True, answered: bool = False) -> None:
         """Tell the tables. Nodes joined in one report are asked for in the order of their object, pages first:
         the kernel reports the newest join first, which would send a file backwards."""
         joined: dict[tuple[Group, Host], Channel] = {}
         for event in events:
             match event:
+                case m.ListenerJoined(group, host) if self.disputes.joined(host, group, answered=answered, now=now):
+                    self.scheduler.refreshed(host, (group,), now=now)
                 case m.ListenerJoined(group, host):
                     self._joined(group, host, joined, now)
                 case m.HostRefreshed(host, groups):
@@ -218,15 +247,27 @@ class Link:
                 case m.ListenerLeft(group, host) if group in self.senders:
                     self.senders.left(host, group, now=now)
                     self._share_out(now)
+                case m.ListenerLeft(group, host) if said and self.disputes.left(host, group, now=now):
+                    self._tell_disputed(host)
+                    self._ask(group, now)
                 case m.ListenerLeft(group, host):
-                    self.counters.leaves += 1
                     joined.pop((group, host), None)
-                    self.scheduler.left(host, group, now=now)
-                    self.announcer.left(host, group)
+                    self._left(group, host, now, said=said)
                 case m.GroupEmpty(group, certain):
                     self._emptied(group, certain, now)
         for (_, host), channel in sorted(joined.items(), key=lambda item: (-item[1].node.level, item[1].node.index)):
             self.scheduler.joined(host, channel, now=now)
+
+    def _tell_disputed(self, host: Host) -> None:
+        if host not in self._told_disputed and len(self._told_disputed) < MAX_DISPUTED_TOLD:
+            self._told_disputed.add(host)
+            address = ipaddress.IPv6Address(host)
+            self._warn(f"somebody leaves groups in the name of {address}: its leaves are asked about")
+
+    def _left(self, group: Group, host: Host, now: float, *, said: bool) -> None:
+        self.counters.leaves += 1
+        self.scheduler.left(host, group, now=now, said=said)
+        self.announcer.left(host, group)
 
     def _unserved(self, group: Group, host: Host, joined: dict[tuple[Group, Host], Channel], now: float) -> None:
         """Whoever is refreshed and served by nobody joins: a false positive of a Bloom table, or one who came when
@@ -242,7 +283,8 @@ class Link:
             return
         self.counters.joins += 1
         self.hosts_seen.add(host) if len(self.hosts_seen) < m.MAX_HOSTS else None
-        self.querier.cancel(group)
+        if not self.disputes.hosts(group):
+            self.querier.cancel(group)
         if group in self.announcer:
             self.announcer.joined(host, group, now=now)
         else:
@@ -313,12 +355,14 @@ class Link:
         """MLD messages that are due."""
         out = self.querier.messages_to_send(now=now)
         for group in filter(None, (outgoing.specific for outgoing in out)):
-            self.membership.query_sent(group, now=now)
+            self._query_sent(group, now)
         self._take_timers()
         return out
 
     def handle_timeout(self, *, now: float) -> None:
-        self._apply(self.membership.expire(now=now), now)
+        self._apply(self.membership.expire(now=now), now, said=False)
+        for group, host in self.disputes.expire(now=now):
+            self._left(group, host, now, said=True)
         self.senders.handle_timeout(now=now)
         self._share_out(now)
         if self.carousel is not None:
@@ -330,6 +374,7 @@ class Link:
         """When something is due besides what `scheduler` says."""
         times = (
             self.membership.next_timeout(),
+            self.disputes.next_timeout(),
             self.querier.next_timeout(),
             self.announcer.next_timeout(),
             self.senders.next_timeout(),

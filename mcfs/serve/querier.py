@@ -64,6 +64,11 @@ MIN_ADOPTED_ROBUSTNESS: Final = 2
 """What may be asked of us, and what we take over of others. A forged query can make us forget listeners early, or keep
 dead ones: for no more than this. To remember longer than the querier does is harmless."""
 
+MAX_OTHER_QUERIER: Final = 600.0
+"""Seconds without a query of the other querier, whatever it says of its interval, after which we query: one that is
+forged could else silence us for over an hour. RFC 9777 section 9 has 255 s; where a querier is so much slower, a query
+of ours comes in between, and then it is heard again."""
+
 ADVERTISEMENT_INTERVAL: Final = 20
 ADVERTISEMENT_JITTER: Final = 0.025 * ADVERTISEMENT_INTERVAL
 INITIAL_ADVERTISEMENTS: Final = 3
@@ -128,7 +133,7 @@ class Timers:
 
     @property
     def other_querier_present(self) -> float:
-        return self.robustness * self.query_interval + self.response_interval / 2
+        return min(self.robustness * self.query_interval + self.response_interval / 2, MAX_OTHER_QUERIER)
 
 
 @dataclass(slots=True)

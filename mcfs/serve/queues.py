@@ -24,6 +24,8 @@ MAX_LOAD_AHEAD: Final = 64
 PASSES_BEFORE_LATE: Final = 3
 """In slow classes. A class that its reader does not quite fill always has passes to send, and what lacks more than
 three bursts would wait until the reader can go no further ahead; what an unplugged host can spoil is a part of it."""
+PASSES_BEFORE_GREEDY: Final = 3
+"""What hosts get that ask for more than anybody needs: a quarter of the link beside one who reads."""
 SMALL_K: Final = 64
 """A first pass of at most this many symbols (pages, listings) goes before longer ones: 0.8 ms at 1 Gbit/s."""
 
@@ -49,6 +51,8 @@ class ChannelState:
     """Per listener, in the order of joining and so never falling: source symbols that the channel had sent then."""
     sent: int = 0
     until: int = 0
+    firm: int = 0
+    """Up to where it is sent for somebody who does not come last; `until` may lie behind that."""
     share: float | None = None
     repair_left: int | None = None
     """Repair symbols still to send in this pass or burst; None while the pass has not come to them."""
@@ -128,7 +132,7 @@ class Queues:
     Entries of channels that were closed or moved on are dropped when they come to the front.
     """
 
-    __slots__ = ("_bursts", "_greedy_next", "_late", "_light_next", "_passes", "_passes_since_late", "_slow")
+    __slots__ = ("_bursts", "_late", "_light_next", "_modest_passes", "_passes", "_passes_since_late", "_slow")
 
     def __init__(self, *, slow: bool = False) -> None:
         """`slow`: late bursts get a turn after every PASSES_BEFORE_LATE passes."""
@@ -138,7 +142,7 @@ class Queues:
         self._late: dict[ChannelState, None] = {}
         self._passes: dict[Kind, dict[ChannelState, None]] = {kind: {} for kind in Kind}
         self._light_next = True
-        self._greedy_next = False
+        self._modest_passes = 0
 
     def __bool__(self) -> bool:
         return bool(self._bursts or self._late or any(self._passes.values()))
@@ -152,11 +156,15 @@ class Queues:
         self.remove(state)
         self._passes[kind][state] = None
 
-    def part(self, state: ChannelState) -> None:
-        """All its listeners have become greedy: its pass, if one waits, goes from the common queue."""
-        if state in self._passes[Kind.MODEST]:
-            del self._passes[Kind.MODEST][state]
-            self._passes[Kind.GREEDY][state] = None
+    def part(self, state: ChannelState) -> bool:
+        """All its listeners have become greedy: its pass, if one waits, goes from the common queues. Returns whether it
+        was in one."""
+        for kind in (Kind.LIGHT, Kind.MODEST):
+            if state in self._passes[kind]:
+                del self._passes[kind][state]
+                self._passes[Kind.GREEDY][state] = None
+                return True
+        return False
 
     def hasten(self, state: ChannelState) -> None:
         """One of its listeners listens to little: its pass, if one waits, goes from behind those of the others."""
@@ -165,9 +173,10 @@ class Queues:
                 del self._passes[kind][state]
                 self._passes[Kind.LIGHT][state] = None
 
-    def push_burst(self, state: ChannelState) -> None:
+    def push_burst(self, state: ChannelState, *, late: bool) -> None:
+        """`late`: behind first passes, although it is one of the first bursts."""
         self.remove(state)
-        (self._bursts if state.bursts <= URGENT_BURSTS else self._late)[state] = None
+        (self._late if late or state.bursts > URGENT_BURSTS else self._bursts)[state] = None
 
     def remove(self, state: ChannelState) -> None:
         """It has nothing to send now, or waits for its payload."""
@@ -181,7 +190,7 @@ class Queues:
             self._passes_since_late += 1
         elif state in self._passes[Kind.MODEST] or state in self._passes[Kind.GREEDY]:
             self._light_next = True
-            self._greedy_next = state in self._passes[Kind.MODEST]
+            self._modest_passes = self._modest_passes + 1 if state in self._passes[Kind.MODEST] else 0
             self._passes_since_late += 1
         elif state in self._late:
             self._passes_since_late = 0
@@ -201,7 +210,9 @@ class Queues:
                 return
 
     def _turns(self) -> tuple[Kind, ...]:
-        others = (Kind.GREEDY, Kind.MODEST) if self._greedy_next else (Kind.MODEST, Kind.GREEDY)
+        others = (
+            (Kind.GREEDY, Kind.MODEST) if self._modest_passes >= PASSES_BEFORE_GREEDY else (Kind.MODEST, Kind.GREEDY)
+        )
         turns = (Kind.LIGHT, *others) if self._light_next else (*others, Kind.LIGHT)
         return (Kind.SMALL, *turns)
 

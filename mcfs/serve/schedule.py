@@ -46,6 +46,7 @@ from mcfs.serve.holding import Holding
 from mcfs.serve.holdoff import HoldOffs
 from mcfs.serve.pacer import ClassPacer
 from mcfs.serve.queues import SMALL_K, URGENT_BURSTS, ChannelState, Kind, LoadedAhead, LoadQueue, Queues, State
+from mcfs.serve.regulars import Regulars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -87,6 +88,9 @@ times as long."""
 LIGHT_CHANNELS: Final = 4
 """Channels of one host up to which its passes take turns with all others, whose windows make queues of 50 to 100 ms: a
 page, a block, and what was fetched ahead or is not left yet. Who reads as fast as he can has eight and more."""
+CROWD: Final = 256
+"""Hosts that listen to nodes and never left one (`serve.regulars`), from which on these come last: so many do not begin
+to read at the same moment, but joins in the name of hosts that do not exist have no end."""
 REMEMBERED_REPAIRS: Final = 65536
 RANDOM_REPAIR_START: Final = 256
 """Repair symbols are numbered from K plus a random start, so that a restarted or a second server does not repeat them.
@@ -156,6 +160,9 @@ class Scheduler:
         self._repairs: OrderedDict[Node, int] = OrderedDict()
         self._proxies = proxies
         self._channels_of: dict[Host, dict[ChannelState, None]] = {}
+        self.regulars = Regulars()
+        self._newcomers: set[Host] = set()
+        """Those with channels that are no regulars."""
         self._holding = [Holding(proxies=proxies) for _ in range(PACE_CLASSES)]
         """For each pace class: hosts in different ones cannot be served together."""
         self._hold_offs = HoldOffs()
@@ -172,7 +179,8 @@ class Scheduler:
         """A host that was not a listener of the channel now is one."""
         state = self._channels.get(channel.group)
         is_new = state is None
-        if host != NOBODY:
+        comes_last = self._comes_last(host)
+        if host != NOBODY and not comes_last:
             for pace, holding in enumerate(self._holding):
                 if pace != channel.pace:
                     holding.forget(host)
@@ -185,7 +193,11 @@ class Scheduler:
         state.marks.pop(host, None)
         state.marks[host] = state.sent  # the last one in: the others have lower marks
         self._note_channel(host, state)
+        if comes_last and state.state is State.PASS and state.sent < state.until:
+            return  # it gets a pass of its own, when this one has ended
         state.until = state.sent + state.k
+        if not comes_last:
+            state.firm = state.until
         state.bursts = state.burst = state.unanswered = 0
         if is_new:
             self._prepare(state)
@@ -211,10 +223,14 @@ class Scheduler:
                     self._park(state, now)
         return unknown
 
-    def left(self, host: Host, group: Group, *, now: float) -> None:
+    def left(self, host: Host, group: Group, *, now: float, said: bool = True) -> None:
+        """A listener left; `said`: in a report, and not by its silence."""
         state = self._channels.get(group)
         if state is None or state.marks.pop(host, None) is None:
             return
+        if said and host != NOBODY:
+            self.regulars.left(host, now=now)
+            self._newcomers.discard(host)
         self._forget_channel(host, state)
         self._learn_hold_off(host, state, now)
         if not state.marks:
@@ -255,7 +271,7 @@ class Scheduler:
             if state.state is State.LOADING:
                 self._resume_pass(state)
             elif state.state is State.BURST:
-                self._queues[state.channel.pace].push_burst(state)
+                self._queues[state.channel.pace].push_burst(state, late=self._is_greedy(state))
 
     def gone(self, node: Node, *, now: float) -> None:
         """The node can no longer be produced: its listeners are told once a second."""
@@ -349,6 +365,8 @@ class Scheduler:
     def _note_channel(self, host: Host, state: ChannelState) -> None:
         channels = self._channels_of.setdefault(host, {})
         channels[state] = None
+        if host != NOBODY and host not in self.regulars:
+            self._newcomers.add(host)
         if len(channels) == MODEST_CHANNELS + 1:
             for each in filter(self._is_greedy, channels):
                 self._part(each)
@@ -358,22 +376,34 @@ class Scheduler:
         del channels[state]
         if not channels:
             del self._channels_of[host]
+            self._newcomers.discard(host)
 
     def _is_greedy(self, state: ChannelState) -> bool:
         """Whether all who listen to it listen to more than anybody needs. A proxy stands for many."""
-        return not self._proxies and all(len(self._channels_of[host]) > MODEST_CHANNELS for host in state.marks)
+        return not self._proxies and all(
+            len(self._channels_of[host]) > MODEST_CHANNELS or self._comes_last(host) for host in state.marks
+        )
+
+    def _comes_last(self, host: Host) -> bool:
+        """Whether it is one of so many new hosts that they cannot all be true. A proxy stands for many."""
+        is_new = host in self._newcomers or (host not in self.regulars and host != NOBODY)
+        return is_new and not self._proxies and len(self._newcomers) > CROWD
 
     def _is_light(self, state: ChannelState) -> bool:
         """Whether somebody listens to it who listens to little. What goes round and round keeps its order."""
         if NOBODY in state.marks:
             return False
-        return any(len(self._channels_of[host]) <= LIGHT_CHANNELS for host in state.marks)
+        return any(
+            len(self._channels_of[host]) <= LIGHT_CHANNELS and not self._comes_last(host) for host in state.marks
+        )
 
     def _kind_for(self, host: Host, state: ChannelState) -> Kind:
         """Which queue it belongs to as far as this one listener goes."""
         if state.k <= SMALL_K:
             return Kind.SMALL
         channels = len(self._channels_of[host])
+        if self._comes_last(host):
+            return Kind.GREEDY
         if channels <= LIGHT_CHANNELS and host != NOBODY:
             return Kind.LIGHT
         return Kind.GREEDY if channels > MODEST_CHANNELS and not self._proxies else Kind.MODEST
@@ -522,7 +552,7 @@ class Scheduler:
             self._raise_share(state.channel.pace, SHARE_UP)
         self._holding[state.channel.pace].burst(state.bursts)
         self.counters.bursts += 1
-        self._queues[state.channel.pace].push_burst(state)
+        self._queues[state.channel.pace].push_burst(state, late=self._is_greedy(state))
 
     def _raise_share(self, pace: int, step: float) -> None:
         share = self.shares[pace] + step * (SLOW_GAIN if pace else 1)
@@ -554,6 +584,8 @@ class Scheduler:
         if state.share is None:
             state.share = self.shares[state.channel.pace]
         if state.state is State.PASS and state.sent < state.until:
+            if state.firm <= state.sent and self._queues[state.channel.pace].part(state):
+                return None  # the rest is for those who come last
             return self._source(state, payload)
         if state.repair_left is None:
             ahead = state.share * state.k if state.share >= LEAST_SHARE else 0.0
@@ -587,7 +619,17 @@ class Scheduler:
             state.passed_at = now
             self._raise_share(pace, -SHARE_DOWN)
             self.counters.passes += 1
+            if self._is_short(state):
+                return
         self._park(state, now)
+
+    def _is_short(self, state: ChannelState) -> bool:
+        """Whether somebody came while a pass went on that was not prolonged for him: then begin another one."""
+        state.until = next(reversed(state.marks.values())) + state.k
+        if state.until <= state.sent:
+            return False
+        self._start_pass(state)
+        return True
 
     def _next_repair(self, node: Node, count: int, k: int) -> int:
         """Numbers of repair symbols that this link has not sent yet; wraps at the end of the 24-bit ESI space."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mcfs.net.door import Program
+    from mcfs.net.bpf import Program
 
 KEYS = ShareKeys(b"k" * 32)
 SCOPE = addressing.SITE_LOCAL

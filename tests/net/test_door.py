@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mcfs.net.bpf import Program, attach_filter
 from mcfs.net.door import (
     ENOUGH,
     FEW,
@@ -23,12 +24,10 @@ from mcfs.net.door import (
     THROTTLED,
     THROTTLED_PART,
     Door,
-    Program,
     Rules,
     addresses_that_fit,
     program,
 )
-from mcfs.net.listeners import attach_filter
 from mcfs.net.receive import Receiver
 from mcfs.protocol import wire
 from mcfs.protocol.ids import Group, Host

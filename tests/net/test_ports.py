@@ -11,6 +11,7 @@ import pytest
 from mcfs.net.listeners import DeafReader
 from mcfs.net.ports import PASSIVE_SECONDS, Port, Ports
 from mcfs.net.reconcile import Update
+from mcfs.net.reportload import Kind
 from mcfs.protocol import addressing, mld, wire
 from mcfs.protocol.ids import Group, Host
 from mcfs.protocol.mld import Advertisement, Envelope, Query, Record, RecordType, Termination
@@ -296,7 +297,8 @@ def test_without_a_reader_the_load_of_other_things_harms_nothing() -> None:
     ports, (port,) = make_ports(ETH0)
     port.reader = DeafReader()
     for step in range(5):
-        port.load.spent(1.0, now=float(step))
-    assert port.load.part < 1
+        port.load.spent(Kind.STRANGER, 1.0)
+        port.load.look(port.link.regulars, now=float(step))
+    assert not port.load.sampling.everything
     port.close()
     assert len(ports) == 1

@@ -1,72 +1,92 @@
-"""What MLD messages may cost, and the filter that keeps to it."""
+"""What MLD messages may cost: a flood of one kind has nothing of another dropped."""
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
-from mcfs.net.listeners import attach_filter, sampled
-from mcfs.net.reportload import LEAST_PART, LOOK, MARGIN, MOST, ReportLoad
+from mcfs.net.reportload import LEAST_PART, LOOK, MARGIN, MAX_REGULARS, MOST, Kind, ReportLoad, Sampling, kind_of
+from mcfs.protocol import mld
+from mcfs.protocol.ids import Host
+from mcfs.serve.regulars import Regulars
+
+NOBODY = Regulars()
+READER = Host(bytes.fromhex("fe80") + bytes(13) + b"\1")
+STRANGER = Host(bytes.fromhex("fe80") + bytes(13) + b"\2")
 
 
-def run(load: ReportLoad, cost: float, seconds: float, start: float) -> None:
+def run(load: ReportLoad, kind: Kind, cost: float, seconds: float, start: float) -> None:
     """Messages come that take `cost` of the time if all are handed up."""
     for step in range(int(seconds / 0.004)):
-        load.spent(0.004 * cost * load.part, now=start + step * 0.004)
+        load.spent(kind, 0.004 * cost * load.sampling.part(kind))
+        load.look(NOBODY, now=start + step * 0.004)
 
 
-def test_what_is_usual_is_heard() -> None:
+@pytest.mark.parametrize("kind", Kind)
+def test_what_is_usual_is_heard(kind: Kind) -> None:
     load = ReportLoad(lambda _: pytest.fail("sampled"))
-    run(load, MOST * 0.9, 10.0, 0.0)
+    run(load, kind, MOST[kind] * 0.9, 10.0, 0.0)
     assert load.patience == float("inf")
 
 
+@pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("cost", [1.0, 8.0, 1000.0])
-def test_a_flood_takes_no_more_than_its_part(cost: float) -> None:
-    said: list[float] = []
+def test_a_flood_takes_no_more_than_its_part(kind: Kind, cost: float) -> None:
+    said: list[Sampling] = []
     load = ReportLoad(said.append)
-    run(load, cost, 10.0, 0.0)
-    assert load.part == said[-1]
-    assert cost * load.part <= MOST or load.part == LEAST_PART
+    run(load, kind, cost, 10.0, 0.0)
+    assert load.sampling == said[-1]
+    part = load.sampling.part(kind)
+    assert cost * part <= MOST[kind] or part == LEAST_PART
+    assert all(load.sampling.part(other) == 1.0 for other in Kind if other is not kind)
     assert load.patience == LOOK
     for step in range(20):
-        load.spent(0.0, now=10.0 + step * LOOK * 1.01)
-    assert load.part == 1.0, "it is over"
+        load.look(NOBODY, now=10.0 + step * LOOK * 1.01)
+    assert load.sampling.everything, "it is over"
 
 
-@pytest.mark.parametrize("usual", [0.0, 0.3, MARGIN * MOST * 0.95])
-@pytest.mark.parametrize("peak", [MOST * 1.4, 1.0, 10.0])
+@pytest.mark.parametrize("usual", [0.0, 0.5, MARGIN * 0.95])
+@pytest.mark.parametrize("peak", [1.4, 2.0, 20.0])
 def test_after_a_peak_all_is_heard_again(peak: float, usual: float) -> None:
     load = ReportLoad(lambda _: None)
-    run(load, usual, 1.0, 0.0)
-    run(load, peak, 0.5, 1.0)
-    assert load.part < 1
-    run(load, usual, 2.0, 1.5)
-    assert load.part == 1.0
+    most = MOST[Kind.STRANGER]
+    run(load, Kind.STRANGER, most * usual, 1.0, 0.0)
+    run(load, Kind.STRANGER, most * peak, 0.5, 1.0)
+    assert load.sampling.part(Kind.STRANGER) < 1
+    run(load, Kind.STRANGER, most * usual, 2.0, 1.5)
+    assert load.sampling.everything
     assert load.patience == float("inf")
 
 
 def test_one_look_that_finds_too_much_is_no_flood() -> None:
     load = ReportLoad(lambda _: pytest.fail("sampled"))
     for look in range(100):
-        load.spent(LOOK * MOST * (0.5 if look % 2 else 2.0), now=look * LOOK * 1.01)
+        load.spent(Kind.ROUTER, LOOK * MOST[Kind.ROUTER] * (0.5 if look % 2 else 2.0))
+        load.look(NOBODY, now=look * LOOK * 1.01)
 
 
-@pytest.mark.parametrize("part", [1.0, 0.25, LEAST_PART])
-def test_the_filter_passes_a_part(part: float) -> None:
-    everything = ((0x06, 0, 0, 0xFFFF),)
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(("::1", 0))
-        receiver.setblocking(False)
-        attach_filter(receiver, (*sampled(part), *everything))
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender:
-            for _ in range(200):
-                sender.sendto(b"x", receiver.getsockname())
-        came = 0
-        while True:
-            try:
-                came += len(receiver.recv(10))
-            except BlockingIOError:
-                break
-    assert 200 * part / 2 - 5 < came < min(200, 200 * part * 2 + 5) + 1
+def test_who_was_served_before_is_told_from_made_up_hosts() -> None:
+    regulars, load = Regulars(), ReportLoad(lambda _: None)
+    for number in range(2 * MAX_REGULARS):
+        regulars.left(Host(number.to_bytes(16, "big")), now=0.0)
+    for look in range(3):
+        assert load.sampling.regulars == frozenset()
+        load.spent(Kind.STRANGER, LOOK)
+        load.look(regulars, now=look * LOOK * 1.01)
+    assert load.sampling.regulars == {Host(number.to_bytes(16, "big")) for number in range(MAX_REGULARS)}
+    assert load.sampling.part(Kind.REGULAR) == 1.0
+
+
+def test_kinds() -> None:
+    regulars = Regulars()
+    regulars.left(READER, now=0.0)
+    assert kind_of(bytes((mld.REPORT_V2,)), READER, regulars) is Kind.REGULAR
+    assert kind_of(bytes((mld.REPORT_V2,)), STRANGER, regulars) is Kind.STRANGER
+    for kind, expected in (
+        (mld.REPORT_V1, Kind.OLD_REPORT),
+        (mld.DONE_V1, Kind.DONE),
+        (mld.QUERY, Kind.ROUTER),
+        (mld.SOLICITATION, Kind.ROUTER),
+        (0, Kind.ROUTER),
+    ):
+        assert kind_of(bytes((kind,)), READER, regulars) is expected
+    assert kind_of(b"", READER, regulars) is Kind.ROUTER

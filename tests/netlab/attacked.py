@@ -136,6 +136,11 @@ class Scene:
         return found.seconds
 
 
+def force_version_2(host: Host) -> None:
+    """Has a host speak MLDv2 whatever it is asked in."""
+    host.run(["sysctl", "-q", "-w", f"net.ipv6.conf.{INTERFACE}.force_mld_version=2"])
+
+
 def prepare(site: Site, size: int, source: Path | None = None) -> Scene:
     """A scene with a file of so many bytes, or with `source`, that nobody serves yet."""
     lab = site.lab

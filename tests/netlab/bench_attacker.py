@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.netlab.attacked import Outcome, Scene, build
+from tests.netlab.attacked import Outcome, Scene, build, force_version_2
 from tests.netlab.harness import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from tests.netlab.harness import Site
 
@@ -29,8 +30,9 @@ SLOWEST: Final = 0.1e9
 STRANGER: Final = ("noise", "symbols", "many", "replay", "announcements", "unlooked")
 SERVER: Final = ("symbols", "drip")
 """Under the server's address."""
-MEMBERSHIP: Final = ("queries", "joins", "leaves")
-"""Each in a lab of its own: what they do to the server's tables outlives them."""
+MEMBERSHIP: Final = (("queries", False), ("queries", True), ("joins", False), ("leaves", False))
+"""With whether the reader's host is told to speak MLDv2 whatever queries say. Each in a lab of its own: what they do to
+the server's tables outlives them."""
 
 
 def attacker(make: SiteMaker, size: int) -> Iterator[Row]:
@@ -47,11 +49,27 @@ def attacker(make: SiteMaker, size: int) -> Iterator[Row]:
             mean = {keyed: (before[keyed] + alone[keyed]) / 2 for keyed in FACTORS}
             for kind, keyed, outcomes in found:
                 yield _row(kind, keyed, as_server, outcomes, mean[keyed])
-        for kind in MEMBERSHIP:
-            for keyed in FACTORS:
-                with make(2) as other:
-                    outcomes = _one(build(other, size, source=scene.source), kind, alone[keyed], keyed, False)
-                yield _row(kind, keyed, False, outcomes, alone[keyed])
+        yield from _membership(make, size, scene.source, alone)
+
+
+def membership(make: SiteMaker, size: int) -> Iterator[Row]:
+    """Of these rows only the last ones."""
+    with make(2) as site:
+        scene = build(site, size)
+        alone = _alone(scene, size)
+        yield from _undisturbed(size, alone)
+        yield from _membership(make, size, scene.source, alone)
+
+
+def _membership(make: SiteMaker, size: int, source: Path, alone: dict[bool, float]) -> Iterator[Row]:
+    for kind, forced in MEMBERSHIP:
+        for keyed in FACTORS:
+            with make(2) as site:
+                if forced:
+                    force_version_2(site.lab.clients[0])
+                outcomes = _one(build(site, size, source=source), kind, alone[keyed], keyed, False)
+            name = f"{kind}, force_mld_version=2 at the reader" if forced else kind
+            yield _row(name, keyed, False, outcomes, alone[keyed])
 
 
 def _alone(scene: Scene, size: int) -> dict[bool, float]:

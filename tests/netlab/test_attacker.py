@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcfs.cli.lab import INTERFACE
-from tests.netlab.attacked import AS_THE_SERVER, BY_STRANGERS, MBITS, MEMBERSHIP, SHARES, Scene, build, prepare
+from tests.netlab.attacked import (
+    AS_THE_SERVER,
+    BY_STRANGERS,
+    MBITS,
+    MEMBERSHIP,
+    SHARES,
+    Scene,
+    build,
+    force_version_2,
+    prepare,
+)
 from tests.netlab.harness import MCFS, MIB, same_bytes
 
 if TYPE_CHECKING:
@@ -67,6 +77,19 @@ def test_who_takes_the_servers_address_makes_no_wrong_bytes(make_site: SiteMaker
 @pytest.mark.parametrize("kind", MEMBERSHIP)
 def test_forged_membership_does_not_make_wrong_bytes(make_site: SiteMaker, kind: str, keyed: bool) -> None:
     expect_nothing_wrong(build(make_site(2, wire=True), SIZE, rate=RATE), kind, keyed=keyed)
+
+
+@pytest.mark.parametrize("keyed", SHARES)
+@pytest.mark.parametrize("kind", ["joins", "leaves"])
+def test_forged_joins_and_leaves_keep_nobody_from_reading(make_site: SiteMaker, kind: str, keyed: bool) -> None:
+    expect_right_bytes(build(make_site(2, wire=True), SIZE, rate=RATE), kind, keyed=keyed)
+
+
+@pytest.mark.parametrize("keyed", SHARES)
+def test_with_version_2_forced_forged_queries_keep_nobody_from_reading(make_site: SiteMaker, keyed: bool) -> None:
+    site = make_site(2, wire=True)
+    force_version_2(site.lab.clients[0])
+    expect_right_bytes(build(site, SIZE, rate=RATE), "queries", keyed=keyed)
 
 
 @pytest.mark.parametrize("keyed", SHARES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 from mcfs.protocol import mld
 from mcfs.protocol.ids import MIN_BLOCK_SIZE, Digest, Group, Host, Node, ObjectRef
@@ -14,6 +15,10 @@ from mcfs.serve.payload import PayloadCache
 from mcfs.serve.querier import Querier
 from mcfs.serve.schedule import Scheduler
 from mcfs.serve.senders import Senders
+from mcfs.serve.tables import exact_table
+
+if TYPE_CHECKING:
+    from mcfs.serve.listening import TableMaker
 
 REF = ObjectRef(1000 * MIN_BLOCK_SIZE, MIN_BLOCK_SIZE, Digest(bytes(32)))
 CATALOGUE, SHARE = (Group(bytes.fromhex("ff15aaaa") + bytes(11) + bytes((i,))) for i in (1, 2))
@@ -40,7 +45,7 @@ class Blocks:
 
 
 class Interface:
-    def __init__(self) -> None:
+    def __init__(self, make_table: TableMaker = exact_table) -> None:
         self.warnings: list[str] = []
         announcer = Announcer(CATALOGUE)
         announcer.publish(SHARE, b"share", now=0.0)
@@ -52,6 +57,7 @@ class Interface:
             senders=Senders(SERVER, now=0.0),
             warn=self.warnings.append,
             own_address=SERVER,
+            make_table=make_table,
         )
 
     def report(self, host: Host, kind: RecordType, *groups: Group, now: float) -> None:
@@ -62,6 +68,12 @@ class Interface:
 
     def join(self, host: Host, *groups: Group, now: float) -> None:
         self.report(host, RecordType.CHANGE_TO_EXCLUDE_MODE, *groups, now=now)
+
+    def leave(self, host: Host, *groups: Group, now: float) -> None:
+        self.report(host, RecordType.CHANGE_TO_INCLUDE_MODE, *groups, now=now)
+
+    def answer(self, host: Host, *groups: Group, now: float) -> None:
+        self.report(host, RecordType.MODE_IS_EXCLUDE, *groups, now=now)
 
     def old(self, host: Host, group: Group, *, now: float, done: bool = False) -> None:
         envelope = Envelope(host, mld.ALL_ROUTERS if done else group, 1, True, 1)

@@ -11,6 +11,7 @@ from mcfs.protocol import mld
 from mcfs.protocol.ids import Group, Host
 from mcfs.protocol.mld import Advertisement, Envelope, Query, Termination
 from mcfs.serve.querier import (
+    MAX_OTHER_QUERIER,
     MAX_QUERIERS_TOLD,
     MAX_WAITING,
     Mode,
@@ -178,6 +179,14 @@ class TestElection:
 
 
 class TestAdoption:
+    def test_one_forged_query_silences_for_minutes_and_not_for_hours(self) -> None:
+        querier = settled()
+        querier.query_heard(Query(max_response=8387.0, robustness=7, interval=31744), LOWER, now=10.0)
+        assert queries(querier, 10.0 + MAX_OTHER_QUERIER - 1) == []
+        assert not querier.is_querier
+        assert len(queries(querier, 10.0 + MAX_OTHER_QUERIER)) == 1
+        assert querier.is_querier
+
     def test_timers_come_and_go_with_the_querier(self) -> None:
         querier = settled()
         querier.query_heard(THEIRS, LOWER, now=10.0)

@@ -23,7 +23,7 @@ MEASURES: Final[dict[str, Measure]] = {
     **caching.MEASURES,
     **changing.MEASURES,
 }
-LONG: Final = ("mld", "attacker", "crash", "quota")
+LONG: Final = ("mld", "attacker", "forged-mld", "crash", "quota")
 """Measured only if asked for."""
 
 

@@ -65,6 +65,16 @@ def attacker(bench: Bench) -> Iterator[Row]:
         yield Row(what, value, goal)
 
 
+def forged_mld(bench: Bench) -> Iterator[Row]:
+    """Of the measure attacker only the rows about MLD messages."""
+
+    def wire_site(clients: int) -> AbstractContextManager[Site]:
+        return bench.site(clients, wire=True)
+
+    for what, value, goal in bench_attacker.membership(wire_site, bench.options.size):
+        yield Row(what, value, goal)
+
+
 MEASURES: Final[dict[str, Callable[[Bench], Iterator[Row]]]] = {
     "first-byte": plugged(
         bench_latency.first_byte,
@@ -82,4 +92,5 @@ MEASURES: Final[dict[str, Callable[[Bench], Iterator[Row]]]] = {
     },
     "mld": mld,
     "attacker": attacker,
+    "forged-mld": forged_mld,
 }
