@@ -98,6 +98,7 @@ class Link:
         self.hosts_seen: set[Host] = set()
         self._newcomers = Newcomers()
         self.disputes = Disputes()
+        scheduler.withheld = self.disputes.hosts
         self._told_disputed: set[Host] = set()
         self._resolver = resolver
         self._warn = warn
