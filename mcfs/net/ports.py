@@ -299,4 +299,5 @@ def _heard(link: Link) -> dict[str, int]:
         "joins": heard.joins,
         "bad_messages": heard.bad_messages,
         "refused_joins": link.membership.counters.refused,
+        "contradicted_leaves": link.disputes.contradictions,
     }

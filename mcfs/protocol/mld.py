@@ -360,6 +360,14 @@ def read_report_untrusted(message: bytes, envelope: Envelope) -> Iterable[RawRec
     return _records_untrusted(message, count) if plain is None else plain
 
 
+def is_of_leaves(message: bytes) -> bool:
+    """Whether a report that was read before has nothing but leaves, without sources."""
+    count, at, step = int.from_bytes(message[6:8], "big"), _REPORT.size, _RECORD.size
+    if len(message) != at + count * step or message[at::step].count(RecordType.CHANGE_TO_INCLUDE_MODE) != count:
+        return False
+    return all(message[at + offset :: step].count(0) == count for offset in (1, 2, 3))
+
+
 def parse_old_untrusted(message: bytes, envelope: Envelope) -> OldMessage:
     """A version 1 report, which is sent to its group, or done, which is sent to all routers (RFC 2710 section 4).
 

@@ -64,6 +64,11 @@ class ChannelState:
     """When its last burst began."""
     passed_at: float = float("-inf")
     """When its last pass ended."""
+    waits_for_answer: bool = False
+    """Whether it stays PARKED until one who may have left reports again."""
+    parked_at: float = float("-inf")
+    confirmed_at: float = float("-inf")
+    """When a listener reported again."""
     wake: float = 0.0
     """When it leaves PARKED, or tells again in GONE."""
 

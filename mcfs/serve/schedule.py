@@ -88,6 +88,8 @@ times as long."""
 LIGHT_CHANNELS: Final = 4
 """Channels of one host up to which its passes take turns with all others, whose windows make queues of 50 to 100 ms: a
 page, a block, and what was fetched ahead or is not left yet. Who reads as fast as he can has eight and more."""
+ANSWER_LOOK: Final = 0.1
+"""Seconds between two looks whether hosts that may have left have answered: in case that they need not any more."""
 CROWD: Final = 256
 """Hosts that listen to nodes and never left one (`serve.regulars`), from which on these come last: so many do not begin
 to read at the same moment, but joins in the name of hosts that do not exist have no end."""
@@ -166,6 +168,8 @@ class Scheduler:
         self._holding = [Holding(proxies=proxies) for _ in range(PACE_CLASSES)]
         """For each pace class: hosts in different ones cannot be served together."""
         self._hold_offs = HoldOffs()
+        self.withheld: Callable[[Group], Collection[Host]] = lambda _: ()
+        """Which hosts may have left a group (`serve.disputes`)."""
         self._asks: list[Group] = []
         self._gone: list[Group] = []
 
@@ -217,7 +221,12 @@ class Scheduler:
             state = self._channels.get(group)
             if state is None or host not in state.marks:
                 unknown.append(group)
-            elif state.unanswered:
+                continue
+            state.confirmed_at = now
+            if state.waits_for_answer:
+                state.waits_for_answer, state.wake = False, now
+                self._at(now, state)
+            if state.unanswered:
                 state.unanswered = 0
                 if state.state is State.ASKED:
                     self._park(state, now)
@@ -503,7 +512,7 @@ class Scheduler:
         self._queues[state.channel.pace].push_pass(state, self._kind(state))
 
     def _park(self, state: ChannelState, now: float) -> None:
-        state.state = State.PARKED
+        state.state, state.parked_at, state.waits_for_answer = State.PARKED, now, False
         late = max(0, state.bursts - URGENT_BURSTS)
         hold_off = max(self._hold_offs.of(state.marks), SLOW_HOLD_OFF if state.channel.pace else 0.0)
         state.wake = now + min(MAX_HOLD_OFF, hold_off * 2**late)
@@ -519,6 +528,16 @@ class Scheduler:
         self._at(state.wake, state)
         return True
 
+    def _wait_for_answer(self, state: ChannelState, now: float) -> bool:
+        """Whether all who listen may have left, and have not answered since it was parked."""
+        withheld = self.withheld(state.channel.group)
+        if not withheld or state.confirmed_at > state.parked_at or any(host not in withheld for host in state.marks):
+            state.waits_for_answer = False
+            return False
+        state.waits_for_answer, state.wake = True, now + ANSWER_LOOK
+        self._at(state.wake, state)
+        return True
+
     def _at(self, when: float, state: ChannelState) -> None:
         self._sequence += 1
         heapq.heappush(self._timers, (when, self._sequence, state))
@@ -529,7 +548,7 @@ class Scheduler:
             if not state.wanted or state.wake > now:
                 continue
             if state.state is State.PARKED:
-                if not self._wait_for_late(state, now):
+                if not self._wait_for_late(state, now) and not self._wait_for_answer(state, now):
                     self._start_burst(state, now)
             elif state.state is State.HELD:
                 self._release(state)

@@ -366,3 +366,18 @@ def refuse_or_return(message: bytes, envelope: Envelope) -> None:
     for parse in PARSERS:
         with contextlib.suppress(BadDatagram):
             parse(message, envelope)
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([Record(RecordType.CHANGE_TO_INCLUDE_MODE, GROUP)], True),
+        ([Record(RecordType.CHANGE_TO_INCLUDE_MODE, GROUP)] * 72, True),
+        ([Record(RecordType.CHANGE_TO_INCLUDE_MODE, GROUP)] * 3 + [Record(RecordType.MODE_IS_EXCLUDE, GROUP)], False),
+        ([Record(RecordType.CHANGE_TO_INCLUDE_MODE, GROUP, (bytes(16),))], False),
+        ([Record(RecordType.CHANGE_TO_INCLUDE_MODE, GROUP, (bytes(16),) * 5)], False),
+        ([Record(RecordType.CHANGE_TO_EXCLUDE_MODE, GROUP)], False),
+    ],
+)
+def test_reports_of_leaves(records: list[Record], expected: bool) -> None:
+    assert mld.is_of_leaves(mld.build_report(records)) is expected

@@ -19,6 +19,7 @@ from mcfs.serve.disputes import (
 )
 from mcfs.serve.listening import KINDS, Kind
 from mcfs.serve.membership import DOUBT_TIME, LAST_LISTENER_QUERY_TIME
+from mcfs.serve.payload import Payload
 from mcfs.serve.tables import table_maker
 from tests.serve.interface import ALICE, BOB, Interface, group, link_local
 
@@ -168,3 +169,26 @@ def contradict(disputes: Disputes, number: int) -> None:
     for each in range(CONTRADICTIONS):
         disputes.left(link_local(number), group(each), now=2.0)
         disputes.joined(link_local(number), group(each), answered=True, now=2.0)
+
+
+class TestRepair:
+    """What is lost while leaves are forged, and what is really left."""
+
+    def test_who_answers_gets_repair_and_who_has_left_gets_none(self) -> None:
+        interface = Interface()
+        interface.run(10.0)
+        reader, scheduler = Reader(interface, 1, 2, 3), interface.link.scheduler
+        forge(reader, 10.1, 11.0)
+        reader.held.remove(group(3))
+        repair: dict[bytes, int] = {}
+        for step in range(800):
+            now = 11.0 + step / 1000
+            interface.leave(ALICE, group(1), group(2), group(3), now=now)
+            reader.step(now)
+            for node in scheduler.to_load():
+                scheduler.loaded(Payload(node, bytes(node.size), 1424))
+            while (sent := scheduler.next(now)) is not None:
+                repair[sent.group] = repair.get(sent.group, 0) + sent.count * sent.repair
+        assert repair[group(1)] > 0
+        assert repair[group(2)] > 0
+        assert repair[group(3)] == 0

@@ -14,6 +14,7 @@ import pytest
 from mcfs.protocol import mld
 from mcfs.protocol.ids import Host
 from mcfs.protocol.mld import Query, RecordType
+from mcfs.serve.link import MAX_LEAVES_SAID
 from mcfs.serve.membership import LAST_LISTENER_QUERY_TIME, MAX_GROUPS_PER_HOST
 from mcfs.serve.querier import MAX_QUERIERS_TOLD
 from tests.serve.hostile_reports import KINDS, HostileReports
@@ -166,3 +167,34 @@ class TestOwnHost:
         interface.run(14.0, start=10.3)
         assert group(1) not in interface.link.membership
         assert interface.link.scheduler.channels == 0
+
+
+class TestSaidAgain:
+    """A report of nothing but leaves that is the same as the last one of its host is not looked at."""
+
+    def test_a_group_that_was_joined_in_between_is_left(self, interface: Interface) -> None:
+        for step in range(3):
+            interface.join(ALICE, group(1), group(2), now=10.0 + step)
+            assert interface.link.scheduler.channels == 2
+            for again in range(3):
+                interface.leave(ALICE, group(1), group(2), now=10.1 + step + again / 10)
+                assert interface.link.scheduler.channels == 0
+
+    def test_one_that_was_joined_in_version_1_is_left_too(self, interface: Interface) -> None:
+        for step in range(3):
+            interface.old(ALICE, group(1), now=10.0 + step)
+            interface.leave(ALICE, group(1), now=10.1 + step)
+            assert ALICE not in interface.link.scheduler.listeners(group(1))
+
+    def test_what_others_leave_is_their_own(self, interface: Interface) -> None:
+        interface.join(BOB, group(1), now=10.0)
+        interface.leave(ALICE, group(1), now=10.1)
+        interface.leave(BOB, group(1), now=10.2)
+        assert interface.link.scheduler.channels == 0
+
+    def test_it_is_counted_and_bounded(self, interface: Interface) -> None:
+        for number in range(2 * MAX_LEAVES_SAID):
+            interface.leave(link_local(number), group(1), now=10.0)
+            interface.leave(link_local(number), group(1), now=10.0)
+        assert interface.link.counters.reports == 4 * MAX_LEAVES_SAID
+        assert len(interface.link._leaves_said) == MAX_LEAVES_SAID
