@@ -21,6 +21,10 @@ LOAD_WORD: Final = 0x20
 RECALL: Final = 0x60
 STORE: Final = 0x02
 """From and into one of 16 words that a program has for itself."""
+LOAD_LENGTH: Final = 0x80
+SUBTRACT: Final = 0x14
+TO_INDEX: Final = 0x07
+LOAD_BYTE_AT_INDEX: Final = 0x50
 JUMP_EQUAL: Final = 0x15
 JUMP_ABOVE: Final = 0x25
 RETURN: Final = 0x06

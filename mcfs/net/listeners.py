@@ -314,11 +314,18 @@ def old_messages(sampling: Sampling) -> bpf.Program:
 def messages(sampling: Sampling) -> bpf.Program:
     """All that a raw socket gets, whose byte 0 is the first of the ICMPv6 header: of each kind its part."""
     own = (*bpf.sampled(sampling.part(Kind.REGULAR)), bpf.PASS)
+    leaves = (*bpf.sampled(sampling.part(Kind.LEAVES)), bpf.PASS)
     router = (*bpf.sampled(sampling.part(Kind.ROUTER)), bpf.PASS)
     return (
         (bpf.LOAD_BYTE, 0, 0, 0),
         (bpf.JUMP_EQUAL, len(router), 0, mld.REPORT_V2),
         *router,
+        (bpf.LOAD_LENGTH, 0, 0, 0),
+        (bpf.SUBTRACT, 0, 0, mld.RECORD_SIZE),
+        (bpf.TO_INDEX, 0, 0, 0),
+        (bpf.LOAD_BYTE_AT_INDEX, 0, 0, 0),
+        (bpf.JUMP_EQUAL, 0, len(leaves), mld.RecordType.CHANGE_TO_INCLUDE_MODE),
+        *leaves,
         *bpf.REMEMBER_SOURCE,
         *(line for host in sorted(sampling.regulars) for line in bpf.if_source(host, own)),
         *bpf.sampled(sampling.part(Kind.STRANGER)),

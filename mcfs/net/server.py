@@ -20,7 +20,7 @@ from mcfs.net.loader import WorkerPool
 from mcfs.net.offer import Offer
 from mcfs.net.own_groups import own_groups
 from mcfs.net.ports import Port, Ports, link_rate, open_port
-from mcfs.net.reportload import kind_of
+from mcfs.net.reportload import Kind, kind_of
 from mcfs.net.transmit import Sent
 from mcfs.protocol import mld
 from mcfs.protocol.errors import BadDatagram, Gone
@@ -165,18 +165,22 @@ class Server:
             await trio.sleep(GATHER)
 
     def _drain(self, port: Port, reader: ReportReader | DeafReader | OldReportReader) -> None:
-        now = self._clock()
+        now, worked = self._clock(), time.thread_time()
         found = reader.receive()
         before = self._clock()
-        regulars, load, each = port.link.regulars, port.load, (before - now) / max(1, len(found))
+        regulars, each = port.link.regulars, (before - now) / max(1, len(found))
+        spent: dict[Kind, float] = {}
         for envelope, message in found:
             kind = kind_of(message, envelope.source, regulars)
             if not self._ports.is_own(port, envelope, message, now=now) and not port.passive:
                 port.link.receive(envelope, message, now=now)
             after = self._clock()
-            load.spent(kind, each + after - before)
+            spent[kind] = spent.get(kind, 0.0) + each + after - before
             before = after
-        load.look(regulars, now=before)
+        worked = min(1.0, (time.thread_time() - worked) / max(before - now, 1e-9))  # others may have had the processor
+        for kind, seconds in spent.items():
+            port.load.spent(kind, worked * seconds)
+        port.load.look(regulars, now=before)
 
     async def _read_peers(self, port: Port) -> None:
         while True:

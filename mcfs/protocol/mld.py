@@ -80,6 +80,8 @@ _QUERY_TAIL: Final = struct.Struct(">BBH")
 _V2_QUERY_SIZE: Final = _V1.size + _QUERY_TAIL.size
 _REPORT: Final = struct.Struct(">BBHHH")
 _RECORD: Final = struct.Struct(">BBH16s")
+RECORD_SIZE: Final = _RECORD.size
+"""Of one without sources."""
 _ADVERTISEMENT: Final = struct.Struct(">BBHHH")
 _MRD: Final = struct.Struct(">BBH")
 _IPV6: Final = struct.Struct(">xxxxHBB16s16s")

@@ -6,7 +6,8 @@ import pytest
 
 from mcfs.net.reportload import LEAST_PART, LOOK, MARGIN, MAX_REGULARS, MOST, Kind, ReportLoad, Sampling, kind_of
 from mcfs.protocol import mld
-from mcfs.protocol.ids import Host
+from mcfs.protocol.ids import Group, Host
+from mcfs.protocol.mld import Record, RecordType
 from mcfs.serve.regulars import Regulars
 
 NOBODY = Regulars()
@@ -79,8 +80,14 @@ def test_who_was_served_before_is_told_from_made_up_hosts() -> None:
 def test_kinds() -> None:
     regulars = Regulars()
     regulars.left(READER, now=0.0)
-    assert kind_of(bytes((mld.REPORT_V2,)), READER, regulars) is Kind.REGULAR
-    assert kind_of(bytes((mld.REPORT_V2,)), STRANGER, regulars) is Kind.STRANGER
+    leave, join = (
+        Record(kind, Group(bytes.fromhex("ff15") + bytes(14)))
+        for kind in (RecordType.CHANGE_TO_INCLUDE_MODE, RecordType.CHANGE_TO_EXCLUDE_MODE)
+    )
+    for records, expected in (([join], Kind.REGULAR), ([leave, join], Kind.REGULAR), ([leave] * 3, Kind.LEAVES)):
+        assert kind_of(mld.build_report(records), READER, regulars) is expected
+    assert kind_of(mld.build_report([join]), STRANGER, regulars) is Kind.STRANGER
+    assert kind_of(bytes((mld.REPORT_V2,)) + bytes(7), STRANGER, regulars) is Kind.STRANGER
     for kind, expected in (
         (mld.REPORT_V1, Kind.OLD_REPORT),
         (mld.DONE_V1, Kind.DONE),

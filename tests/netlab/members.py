@@ -45,6 +45,9 @@ class Member:
         for group in groups:
             self._change(socket.IPV6_JOIN_GROUP, group)
 
+    def join(self, group: Group) -> None:
+        self._change(socket.IPV6_JOIN_GROUP, group)
+
     def leave(self, group: Group) -> None:
         self._change(socket.IPV6_LEAVE_GROUP, group)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcfs.net.listeners import OldReportReader, ReportReader
+from mcfs.net.reportload import LEAST_PART, Kind, Sampling
 from mcfs.protocol import mld
 from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.ids import Group, Host
@@ -325,3 +326,50 @@ class TestHostileInput:
         time.sleep(0.1)
         assert len(reader.receive(5)) == 5
         assert len(reader.receive()) >= 15
+
+
+SPOKEN = 2.5
+"""Seconds in which a host has said everything twice."""
+
+
+def heard(reader: ReportReader | OldReportReader) -> list[tuple[int, bytes]]:
+    """Types of the messages of the client that come up, and of reports the last record."""
+    found, end = [], time.monotonic() + SPOKEN
+    while time.monotonic() < end:
+        found += [(message[0], message[-20:]) for envelope, message in reader.receive() if envelope.source == CLIENT]
+        time.sleep(0.01)
+    return found
+
+
+def least(*kinds: Kind) -> tuple[float, ...]:
+    return tuple(LEAST_PART if kind in kinds else 1.0 for kind in Kind)
+
+
+class TestSampling:
+    """What a flood of one kind has the filter drop; that a message of it passes is an accident of one in a thousand."""
+
+    @pytest.mark.parametrize("regulars", [frozenset[Host](), frozenset({CLIENT})])
+    def test_strangers_and_regulars(self, cable: Cable, reader: ReportReader, regulars: frozenset[Host]) -> None:
+        reader.sample(Sampling(least(Kind.STRANGER), regulars))
+        with cable.open_member(GROUP):
+            assert bool(heard(reader)) == bool(regulars)
+
+    def test_leaves_and_joins(self, cable: Cable, reader: ReportReader) -> None:
+        with cable.open_member(GROUP) as member:
+            heard(reader)
+            reader.sample(Sampling(least(Kind.LEAVES)))
+            member.leave(GROUP)
+            assert heard(reader) == []
+            member.join(GROUP)
+            assert [kind for kind, _ in heard(reader)].count(mld.REPORT_V2) == 2
+
+    def test_version_1(self, cable: Cable) -> None:
+        cable.speak_version(1)
+        with cable.open_old_reader() as old, cable.open_member(GROUP) as member:
+            old.sample(Sampling(least(Kind.OLD_REPORT)))
+            heard(old)
+            member.leave(GROUP)
+            member.join(GROUP)
+            kinds = [kind for kind, _ in heard(old)]
+            assert mld.DONE_V1 in kinds
+            assert mld.REPORT_V1 not in kinds
