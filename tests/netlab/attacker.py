@@ -59,6 +59,7 @@ _ETH_P_IPV6: Final = 0x86DD
 _MAC: Final = bytes.fromhex("02000000ad0e")
 _ETHERNET_EXTRA: Final = 4
 """The frame check, which no program sees."""
+_DESERTED: Final = bytes.fromhex("ff15") + bytes(12) + b"\xad\x0e"
 _LOWEST: Final = bytes.fromhex("fe80") + bytes(13) + b"\1"
 
 
@@ -245,6 +246,14 @@ def forged(key: SigningKey, number: int, attack: Attack) -> bytes:
     return encode_announcement(said, key)
 
 
+def nobody(attack: Attack) -> Iterator[bytes]:
+    """Small datagrams for a group in which nobody is: no attack, but what the sending of one costs those who share its
+    processors."""
+    made = [payload(attack.numbers.randbytes(40)) for _ in range(FORGED)]
+    while True:
+        yield udp(attack.source, _DESERTED, attack.numbers.choice(made))
+
+
 def queries(attack: Attack) -> Iterator[bytes]:
     """Of the lowest address there can be, so that it is the querier: of both versions, with extreme times."""
     general = (
@@ -287,7 +296,7 @@ def joined_by(attack: Attack) -> list[Group]:
 
 KINDS: Final[dict[str, Callable[[Attack], Iterator[bytes]]]] = {
     attack.__name__: attack
-    for attack in (noise, symbols, drip, many, replay, announcements, unlooked, queries, joins, leaves)
+    for attack in (noise, symbols, drip, many, replay, announcements, unlooked, nobody, queries, joins, leaves)
 }
 
 

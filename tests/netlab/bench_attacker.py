@@ -30,9 +30,9 @@ SLOWEST: Final = 0.1e9
 STRANGER: Final = ("noise", "symbols", "many", "replay", "announcements", "unlooked")
 SERVER: Final = ("symbols", "drip")
 """Under the server's address."""
-MEMBERSHIP: Final = (("queries", False), ("queries", True), ("joins", False), ("leaves", False))
+MEMBERSHIP: Final = (("nobody", False), ("queries", False), ("queries", True), ("joins", False), ("leaves", False))
 """With whether the reader's host is told to speak MLDv2 whatever queries say. Each in a lab of its own: what they do to
-the server's tables outlives them."""
+the server's tables outlives them. The first is none, to compare with: small datagrams for nobody."""
 
 
 def attacker(make: SiteMaker, size: int) -> Iterator[Row]:
