@@ -5,6 +5,7 @@ It takes a maker of sites and yields (what, value, goal): a row for each attack 
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from tests.netlab.attacked import Outcome, Scene, build, force_version_2
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from tests.netlab.harness import Site
+    from tests.netlab.harness import Mounted, Site
 
     SiteMaker = Callable[[int], AbstractContextManager[Site]]
     Row = tuple[str, str, str]
@@ -85,10 +86,21 @@ def _one(scene: Scene, kind: str, alone: float, keyed: bool, as_server: bool) ->
     """What became of a read beside an attack, and of one after it if it was needed."""
     with scene.mounted(keyed=keyed) as mounted:
         found = scene.read_attacked(mounted, kind, PATIENCE * alone, keyed=keyed, as_server=as_server)
-        after = None if found.right else scene.read(mounted, RECOVERY)
+        after = None if found.right else _read_again(scene, mounted)
     for each in (found, after):
         assert each is None or not each.wrong, f"wrong bytes: {each}"
     return found, after
+
+
+def _read_again(scene: Scene, mounted: Mounted) -> Outcome:
+    """Until it is read: a share of which nothing was heard for long is an error until it is heard again."""
+    start = time.monotonic()
+    while True:
+        outcome = scene.read(mounted, RECOVERY)
+        seconds = time.monotonic() - start
+        if outcome.right or outcome.wrong or seconds > RECOVERY:
+            return outcome._replace(seconds=seconds)
+        time.sleep(1.0)
 
 
 def _row(kind: str, keyed: bool, as_server: bool, outcomes: tuple[Outcome, Outcome | None], alone: float) -> Row:
