@@ -66,7 +66,8 @@ def test_hostile_link_gives_the_right_bytes(seed: int, table: str) -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_hostile_link_with_a_key(seed: int) -> None:
-    """Somebody sends, beside each datagram and under the server's address, one that looks like it."""
+    """Somebody sends, beside each datagram and under the server's address, one that looks like it. What comes alone is
+    found at once, the rest when a node cannot be opened: once for each node, as then all are looked at."""
     rng = random.Random(seed)
     data = rng.randbytes(rng.randint(1, 12 * MIN_BLOCK_SIZE))
     store = MemoryStore(ShareKeys(rng.randbytes(32)))
@@ -81,7 +82,7 @@ def test_hostile_link_with_a_key(seed: int) -> None:
     for client in clients:
         assert b"".join(client.outcomes[node].data or b"" for node in nodes_of(ref)) == data
         counters = client.fetcher.counters
-        assert counters.failed_nodes == 0, "nothing wrong came as far as a hash"
+        assert counters.failed_nodes <= len(client.outcomes)
         assert counters.forged_datagrams > 0
 
 

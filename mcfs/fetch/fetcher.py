@@ -36,6 +36,7 @@ from mcfs.fetch.fetchqueue import FetchQueue
 from mcfs.fetch.pace import Paces, source_range
 from mcfs.fetch.passes import Passes
 from mcfs.fetch.sources import Sources
+from mcfs.fetch.tagchecks import TagChecks
 from mcfs.fetch.wanted import NEVER, NODE_SILENCE, PASS, SILENCE, Fetch, Origin, State
 from mcfs.fetch.window import Window
 from mcfs.protocol import fec, wire
@@ -129,6 +130,7 @@ class Fetcher:
         self._periods: dict[bytes, float] = {}
         self._events: deque[Event] = deque()
         self.sources = Sources()
+        self._tags = TagChecks()
         self._checks = CheckBudget()
         self._checked = float("-inf")
         self._excused = float("-inf")
@@ -295,19 +297,17 @@ class Fetcher:
         return gone
 
     def _tagged(self, fetch: Fetch, key: bytes, source: Host, datagrams: fec.Symbols, now: float) -> None:
-        size = datagrams.shape[-1]
-        count = datagrams.size // size
+        count = datagrams.size // datagrams.shape[-1]
         try:
-            genuine = wire.genuine_untrusted(datagrams, key)
-            forged = count - int(genuine.sum())
-            if forged:
-                self.counters.forged_datagrams += forged
-                datagrams = datagrams.reshape(-1, size)[genuine]
+            datagrams, forged, checked = self._tags.sift_untrusted(datagrams, key, now=now)
+            self.counters.forged_datagrams += forged
+            count -= forged
             run = wire.symbol_run_untrusted(datagrams[..., : -wire.TAG_SIZE], fetch.length)
         except BadDatagram:
             self.counters.bad_datagrams += count
             return
         self.counters.bad_datagrams += count - len(run.esis)
+        fetch.unchecked = fetch.unchecked or not checked
         self._symbols(fetch, source, run, now)
 
     def counted(
@@ -366,6 +366,9 @@ class Fetcher:
         self.counters.failed_nodes += 1
         fetch = self._by_node.get(node)
         if fetch is None:
+            return True
+        if fetch.unchecked:
+            self._collect_anew(fetch, now)
             return True
         fetch.wrong += 1
         if fetch.checking is not None:
@@ -595,6 +598,17 @@ class Fetcher:
         if data is not None:
             fetch.checking, fetch.offered_t = doubted, doubted.t
             self._events.append(Assembled(fetch.node, data, source, fetch.seal))
+
+    def _collect_anew(self, fetch: Fetch, now: float) -> None:
+        """It was wrong, and not all tags were checked: so something forged was among what came."""
+        self._tags.alarm(now=now)
+        self._passes.doubted(fetch.origin)
+        fetch.unchecked, fetch.checking = False, None
+        fetch.gathered.clear()
+        if fetch.state is State.DONE:
+            self._resume(fetch, now)
+        elif fetch.state is State.JOINED:
+            self._lacks(fetch, fetch.gathered.missing)
 
     def _resume(self, fetch: Fetch, now: float) -> None:
         """A node was done and wrong: stay in its channel if that is still joined."""

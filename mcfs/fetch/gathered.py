@@ -64,6 +64,9 @@ class Gathered:
     def drop(self, source: Host, t: int) -> None:
         self._all.pop((source, t), None)
 
+    def clear(self) -> None:
+        self._all.clear()
+
     def grown(self, source: Host, t: int) -> None:
         if len(self._all) > 1:
             self._all[source, t] = self._all.pop((source, t))

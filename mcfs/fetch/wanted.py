@@ -87,6 +87,8 @@ class Fetch:
     """Whether the window was in use when it was joined."""
     seal: NodeSeal | None = None
     """Of a share with a key."""
+    unchecked: bool = False
+    """Whether it has symbols whose tags nobody looked at."""
     wrong: int = 0
     """How often it was assembled with a wrong hash."""
     doubted: bool = False

@@ -33,11 +33,7 @@ class Payload:
         self._tag_key = NodeSeal(node.keys, node).tag_key if node.keys else b""
         self.length = len(data)
         self.symbol_size = fec.symbol_size(self.length, max_symbol_size)
-        k = fec.source_symbols(self.length, self.symbol_size)
-        padded = np.zeros(k * self.symbol_size, dtype=np.uint8)
-        padded[: self.length] = np.frombuffer(data, dtype=np.uint8)
-        symbols = padded.reshape(k, self.symbol_size)
-        self._source = wire.frame(self.length, np.arange(k, dtype=np.uint32), symbols, self._tag_key)
+        self._source = wire.frame_source(data, self.symbol_size, self._tag_key)
         self._encoder: fec.Encoder | None = None
         self._repair = self._source[:0]
         self._repair_start = 0

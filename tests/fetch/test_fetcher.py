@@ -11,6 +11,7 @@ from mcfs.fetch.batches import HURRY, TICK
 from mcfs.fetch.channels import Changes
 from mcfs.fetch.fetcher import SILENT_PLACES, UNHEARD, UNHEARD_BESIDE, Fetcher, Limits
 from mcfs.fetch.fetchevents import Assembled, Failed
+from mcfs.fetch.pace import Reception, Trail
 from mcfs.fetch.wanted import NEVER
 from mcfs.protocol import fec, wire
 from mcfs.protocol.errors import Gone, TimedOut
@@ -353,11 +354,16 @@ def test_a_sealed_node_is_assembled_and_not_opened() -> None:
     assert event.seal is not None
 
 
+def forged_ones(sent: fec.Symbols) -> fec.Symbols:
+    forged = sent.copy()
+    forged[:, 20] ^= 0xFF
+    return forged
+
+
 def test_forged_symbols_touch_no_decoder() -> None:
     """Under the server's own address, and joined by the kernel with what is genuine."""
     f, sealed, sent = sealed_fetch()
-    forged = sent.copy()
-    forged[:, 20] ^= 0xFF
+    forged = forged_ones(sent)
     mixed = np.stack([row for pair in zip(forged, sent, strict=True) for row in pair])
     f.receive(group(1), SERVER, forged[:20], now=0.1)
     assert list(f.events()) == []
@@ -371,6 +377,63 @@ def test_forged_symbols_touch_no_decoder() -> None:
     assert event.data == sealed
     assert f.counters.forged_datagrams == 20 + len(sent) + 10
     assert f.counters.failed_nodes == 0
+
+
+@pytest.mark.parametrize("still_joined", [True, False])
+def test_forged_symbols_between_genuine_ones_cost_one_pass(still_joined: bool) -> None:
+    """Those that nobody looked at are found when the node is opened; then all are looked at, for a while."""
+    f, sealed, sent = sealed_fetch()
+    mixed = np.vstack([sent[:5], forged_ones(sent[5:6]), sent[6:]])
+    f.receive(group(1), SERVER, mixed, now=0.1)
+    (event,) = f.events()
+    assert isinstance(event, Assembled)
+    assert event.data != sealed
+    now = 0.1
+    if not still_joined:
+        now = 0.2
+        assert f.changes(now=now) is not None
+    assert f.reject(node(1), SERVER, now=now)
+    assert f.under_way == len(sealed), "nothing is kept of it"
+    if not still_joined:
+        f.changes(now=0.4)
+    f.receive(group(1), SERVER, mixed, now=0.5)
+    assert list(f.events()) == []
+    assert f.counters.forged_datagrams == 1
+    f.receive(group(1), SERVER, sent[4:7], now=0.5)
+    (event,) = f.events()
+    assert isinstance(event, Assembled)
+    assert event.data == sealed
+
+
+def test_what_was_forged_says_nothing_of_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[Trail]()
+    monkeypatch.setattr(Reception, "passed", lambda _self, trail: told.append(trail))
+    f, sealed, sent = sealed_fetch()
+    f.paces.announced(b"o", b"server", 1_000_000_000, now=0.0)
+    f.receive(group(1), SERVER, np.vstack([sent[:5], forged_ones(sent[5:6]), sent[6:]]), now=0.1)
+    assert [type(event) for event in f.events()] == [Assembled]
+    f.reject(node(1), SERVER, now=0.1)
+    f.receive(group(1), SERVER, sent, now=0.2)
+    (event,) = f.events()
+    assert isinstance(event, Assembled)
+    assert event.data == sealed
+    f.handle_timeout(now=0.3)
+    assert [(trail.begun, trail.count) for trail in told] == [(0.2, len(sent))]
+
+
+def test_what_was_forged_is_no_fault_of_the_source() -> None:
+    """Who is no known server is set aside after a wrong node, but not if others may have sent in its name."""
+    f, sealed, sent = sealed_fetch()
+    f.receive(group(1), SERVER, np.vstack([sent[:5], forged_ones(sent[5:6]), sent[6:]]), now=0.1)
+    (event,) = f.events()
+    f.reject(node(1), SERVER, now=0.1)
+    f.receive(group(1), SERVER, sent, now=0.11)
+    (event,) = f.events()
+    assert isinstance(event, Assembled)
+    assert event.data == sealed
+    assert f.reject(node(1), SERVER, now=0.12)
+    f.receive(group(1), SERVER, sent, now=0.13)
+    assert list(f.events()) == [], "this time all tags were right, so it was the source"
 
 
 def test_symbols_of_another_node_or_without_a_tag_are_no_symbols() -> None:

@@ -18,6 +18,7 @@ from mcfs.fetch.fetcher import Fetcher, Limits
 from mcfs.fetch.fetchevents import Assembled
 from mcfs.fetch.keyring import Keyring
 from mcfs.fetch.strands import Strands
+from mcfs.fetch.tagchecks import TagChecks
 from mcfs.net.offer import Offer
 from mcfs.net.settings import ServerSettings
 from mcfs.protocol import addressing, announce, fec, merkle, seal, wire
@@ -189,6 +190,24 @@ def tag_check(data: bytes) -> object:
     return genuine
 
 
+def one_tag(data: bytes) -> bool:
+    genuine = wire.is_genuine_untrusted(np.frombuffer(data, dtype=np.uint8), SEAL.tag_key)
+    assert genuine == (data[-TAG_SIZE:] == tag(data[:-TAG_SIZE]))
+    return genuine
+
+
+def sift(data: bytes) -> object:
+    """The first and the last are right, or all that is left is."""
+    datagrams, checks = seeds.batch(data), TagChecks()
+    kept, forged, checked = checks.sift_untrusted(datagrams, SEAL.tag_key, now=0.0)
+    rows = [row.tobytes() for row in kept.reshape(-1, kept.shape[-1])]
+    assert forged == datagrams.size // datagrams.shape[-1] - len(rows)
+    looked_at = rows if checked else [rows[0], rows[-1]]
+    assert all(row[-TAG_SIZE:] == tag(row[:-TAG_SIZE]) for row in looked_at)
+    assert checks.is_careful(now=0.0) == (forged > 0)
+    return kept
+
+
 # --- a whole transfer: symbols as they come to a client, with a gone among them --------------------------------------
 
 _TAGGED_ANEW: Final = 0x80
@@ -294,7 +313,9 @@ def signed_and_sealed(data: bytes) -> None:
 
 
 _REACHED: Final = (
+    wire.is_genuine_untrusted,
     wire.genuine_untrusted,
+    TagChecks.sift_untrusted,
     wire.symbol_run_untrusted,
     NodeSeal.open_untrusted,
     Fetcher.accept,
@@ -316,6 +337,8 @@ TARGETS: Final = (
     Target(NodeSeal.open_untrusted, sealed_node, sealed_nodes, (BadNode,), wrong=wrongly_sealed_nodes),
     Target(NodeSeal.open_untrusted, wrong_node, lambda: [CONTENT], (BadNode,), alias="content of a sealed node"),
     Target(wire.genuine_untrusted, tag_check, tagged),
+    Target(wire.is_genuine_untrusted, one_tag, _datagrams, ()),
+    Target(TagChecks.sift_untrusted, sift, tagged),
     Target(Fetcher.receive, collect, transfers, (), mutate.framed, _REACHED, alias="transfer with a key"),
     Target(
         Offer.other_server_untrusted,

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nacl.exceptions import BadSignatureError
 from nacl.pwhash import argon2id
-from nacl.secret import SecretBox
+from nacl.secret import Aead
 from nacl.signing import SigningKey, VerifyKey
 
 from mcfs.protocol import addressing, fec, ids, merkle, probe, succession, wire
@@ -234,7 +234,12 @@ def blocks(kind: str) -> list[str]:
 
 def pseudo_code() -> dict[str, Callable[..., Any]]:
     """The functions that the document defines."""
-    namespace: dict[str, object] = {"blake3": blake3, "blake2b": blake2b, "argon2id": argon2id, "SecretBox": SecretBox}
+    namespace: dict[str, object] = {
+        "blake3": blake3,
+        "blake2b": blake2b,
+        "argon2id": argon2id,
+        "xchacha20_poly1305": lambda key, nonce, plain: bytes(Aead(key).encrypt(plain, nonce=nonce).ciphertext),
+    }
     for block in blocks("python"):
         exec(block, namespace)
     return {name: value for name, value in namespace.items() if callable(value)}

@@ -197,6 +197,24 @@ class TestTags:
         assert wire.datagram_size(40, tagged=True) == 68
         assert wire.datagram_size(40, tagged=False) == 52
 
+    @pytest.mark.parametrize("key", [b"", KEY])
+    @pytest.mark.parametrize("length", [1, 39, 40, 41, 120, 121])
+    def test_source_symbols_are_the_node_and_zeros(self, length: int, key: bytes) -> None:
+        data = bytes(range(1, length + 1))
+        k = -(-length // 40)
+        source = np.frombuffer(data.ljust(40 * k, b"\0"), dtype=np.uint8).reshape(k, 40)
+        assert (
+            wire.frame_source(data, 40, key) == wire.frame(length, np.arange(k, dtype=np.uint32), source, key)
+        ).all()
+
+    @pytest.mark.parametrize("at", [0, 5, 12, 51, 52, 67])
+    def test_one_alone(self, at: int) -> None:
+        framed = self.framed()
+        assert all(wire.is_genuine_untrusted(row, self.KEY) for row in framed)
+        framed[2, at] ^= 1
+        assert not wire.is_genuine_untrusted(framed[2], self.KEY)
+        assert not wire.is_genuine_untrusted(framed[1, :5], self.KEY)
+
     def test_a_full_datagram_fits_the_mtu(self) -> None:
         for mtu in (1280, 1500, 9000):
             t = wire.max_symbol_size(mtu)
