@@ -31,6 +31,9 @@ CONTRADICTIONS: Final = 3
 """A host that leaves a group, joins it anew and is asked in between may seem to contradict itself once."""
 DISPUTED: Final = 60.0
 """Seconds since the last contradiction for which a host is disputed, and contradictions are counted."""
+APART: Final = 0.2
+"""Seconds between two contradictions that count. A host that goes over to MLDv1 says leaves of that version while its
+answers of the other one, which come through another socket, still wait to be read."""
 MAX_DISPUTED: Final = 256
 MAX_REMEMBERED: Final = 4096
 """Leaves that may still be contradicted: those of 2 s."""
@@ -122,7 +125,10 @@ class Disputes:
 
     def _contradicted(self, host: Host, now: float) -> None:
         self.contradictions += 1
-        count, at = self._doubted.pop(host, (0, now))
+        count, at = self._doubted.get(host, (0, float("-inf")))
+        if now < at + APART:
+            return
+        self._doubted.pop(host, None)
         self._doubted[host] = (count + 1 if now < at + DISPUTED else 1, now)
         if len(self._doubted) > MAX_DISPUTED:
             self._doubted.popitem(last=False)

@@ -356,9 +356,10 @@ _RETIRE_PACKS: Final = (
     "INSERT OR REPLACE INTO former (root, object)"
     " SELECT root, object FROM packs JOIN directories ON directories.id = packs.directory WHERE"
 )
+# UNION, and not UNION ALL: in a damaged database a directory may be below itself.
 _BELOW: Final = (
     "WITH RECURSIVE below(id) AS (VALUES (?)"
-    " UNION ALL SELECT directories.id FROM directories JOIN below ON directories.parent = below.id)"
+    " UNION SELECT directories.id FROM directories JOIN below ON directories.parent = below.id)"
     " SELECT id FROM below"
 )
 

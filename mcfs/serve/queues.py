@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from mcfs.protocol.ids import Host, Node
     from mcfs.serve.channel import Channel
@@ -26,6 +26,11 @@ PASSES_BEFORE_LATE: Final = 3
 three bursts would wait until the reader can go no further ahead; what an unplugged host can spoil is a part of it."""
 PASSES_BEFORE_GREEDY: Final = 3
 """What hosts get that ask for more than anybody needs: a quarter of the link beside one who reads."""
+PASSES_BEFORE_CROWD: Final = 7
+"""What hosts get of whom there are too many (`serve.crowd`): an eighth."""
+CROWD_PAUSE: Final = 0.1
+"""Seconds after somebody else's pass in which these wait for the next one even if the link is idle. Who cannot read
+faster, because somebody keeps his host or ours busy, has nothing of a link that sends what nobody may need."""
 SMALL_K: Final = 64
 """A first pass of at most this many symbols (pages, listings) goes before longer ones: 0.8 ms at 1 Gbit/s."""
 
@@ -92,7 +97,12 @@ class Kind(Enum):
     MODEST = 2
     GREEDY = 3
     """For hosts that listen to more than anybody needs."""
+    CROWD = 4
+    """For hosts that may not exist."""
 
+
+_LONGER: Final = (Kind.LIGHT, Kind.MODEST, Kind.GREEDY, Kind.CROWD)
+"""Of nodes that are not small."""
 
 LoadQueue = tuple[int, Kind]
 """A pace class and a kind: one queue of passes must not hold up the loading for another."""
@@ -137,7 +147,17 @@ class Queues:
     Entries of channels that were closed or moved on are dropped when they come to the front.
     """
 
-    __slots__ = ("_bursts", "_late", "_light_next", "_modest_passes", "_passes", "_passes_since_late", "_slow")
+    __slots__ = (
+        "_bursts",
+        "_crowd_at",
+        "_late",
+        "_light_next",
+        "_modest_passes",
+        "_passes",
+        "_passes_since_crowd",
+        "_passes_since_late",
+        "_slow",
+    )
 
     def __init__(self, *, slow: bool = False) -> None:
         """`slow`: late bursts get a turn after every PASSES_BEFORE_LATE passes."""
@@ -148,9 +168,18 @@ class Queues:
         self._passes: dict[Kind, dict[ChannelState, None]] = {kind: {} for kind in Kind}
         self._light_next = True
         self._modest_passes = 0
+        self._passes_since_crowd = 0
+        self._crowd_at = float("-inf")
+        """From when on passes for a crowd need not wait for others."""
 
-    def __bool__(self) -> bool:
-        return bool(self._bursts or self._late or any(self._passes.values()))
+    def ready_at(self, now: float) -> float | None:
+        """From when on something may be sent; None if there is nothing."""
+        small, light, modest, greedy, crowd = self._passes.values()
+        if self._bursts or self._late or small or light or modest or greedy:
+            return now
+        if not crowd:
+            return None
+        return now if self._passes_since_crowd >= PASSES_BEFORE_CROWD else max(now, self._crowd_at)
 
     @property
     def length(self) -> int:
@@ -161,22 +190,26 @@ class Queues:
         self.remove(state)
         self._passes[kind][state] = None
 
-    def part(self, state: ChannelState) -> bool:
-        """All its listeners have become greedy: its pass, if one waits, goes from the common queues. Returns whether it
-        was in one."""
-        for kind in (Kind.LIGHT, Kind.MODEST):
-            if state in self._passes[kind]:
-                del self._passes[kind][state]
-                self._passes[Kind.GREEDY][state] = None
+    def part(self, state: ChannelState, kind: Kind) -> bool:
+        """Its listeners are of a kind that comes later: its pass, if one waits, goes from the others. Returns whether
+        it was among them."""
+        return self._move(state, kind, [each for each in _LONGER if each.value < kind.value])
+
+    def hasten(self, state: ChannelState, kind: Kind) -> None:
+        """One of its listeners is of a kind that comes sooner: its pass, if one waits, goes from behind the others."""
+        self._move(state, kind, [each for each in _LONGER if each.value > kind.value])
+
+    def is_for_crowd(self, state: ChannelState) -> bool:
+        """Whether its pass waits among those for hosts that may not exist."""
+        return state in self._passes[Kind.CROWD]
+
+    def _move(self, state: ChannelState, kind: Kind, before: Sequence[Kind]) -> bool:
+        for each in before:
+            if state in self._passes[each]:
+                del self._passes[each][state]
+                self._passes[kind][state] = None
                 return True
         return False
-
-    def hasten(self, state: ChannelState) -> None:
-        """One of its listeners listens to little: its pass, if one waits, goes from behind those of the others."""
-        for kind in (Kind.MODEST, Kind.GREEDY):
-            if state in self._passes[kind]:
-                del self._passes[kind][state]
-                self._passes[Kind.LIGHT][state] = None
 
     def push_burst(self, state: ChannelState, *, late: bool) -> None:
         """`late`: behind first passes, although it is one of the first bursts."""
@@ -188,15 +221,14 @@ class Queues:
         for queue in (self._bursts, self._late, *self._passes.values()):
             queue.pop(state, None)
 
-    def served(self, state: ChannelState) -> None:
+    def served(self, state: ChannelState, *, now: float) -> None:
         """It has had its turn: the next one is another's."""
-        if state in self._passes[Kind.LIGHT]:
-            self._light_next = False
+        kind = next((kind for kind, passes in self._passes.items() if state in passes), None)
+        if kind is not None and kind is not Kind.SMALL:
+            self._light_next = kind is not Kind.LIGHT
             self._passes_since_late += 1
-        elif state in self._passes[Kind.MODEST] or state in self._passes[Kind.GREEDY]:
-            self._light_next = True
-            self._modest_passes = self._modest_passes + 1 if state in self._passes[Kind.MODEST] else 0
-            self._passes_since_late += 1
+            self._modest_passes = self._modest_passes + (kind is Kind.MODEST) if kind is not Kind.GREEDY else 0
+            self._count_for_crowd(kind, now)
         elif state in self._late:
             self._passes_since_late = 0
         self.remove(state)
@@ -204,22 +236,32 @@ class Queues:
     def urgent(self) -> Iterator[ChannelState]:
         return self._live(self._bursts)
 
-    def passes(self) -> Iterator[ChannelState]:
+    def _count_for_crowd(self, kind: Kind, now: float) -> None:
+        if kind is Kind.CROWD:
+            self._passes_since_crowd = 0
+        else:
+            self._passes_since_crowd += 1
+            self._crowd_at = now + CROWD_PAUSE
+
+    def passes(self, now: float) -> Iterator[ChannelState]:
         """Small ones first. Those for hosts that listen to little take turns with the others, and among these those for
-        greedy hosts; whose turn it is changes with each one that has come to its end."""
+        greedy hosts; now and then comes one for a crowd. Whose turn it is changes with each one that has come to its
+        end."""
         if self._slow and self._passes_since_late >= PASSES_BEFORE_LATE and not self._front(Kind.SMALL):
             yield from self._live(self._late)
-        while (state := next(filter(None, map(self._front, self._turns())), None)) is not None:
+        while (state := next(filter(None, map(self._front, self._turns(now))), None)) is not None:
             yield state
             if any(state is self._front(kind) for kind in Kind):  # the caller could not use it
                 return
 
-    def _turns(self) -> tuple[Kind, ...]:
+    def _turns(self, now: float) -> tuple[Kind, ...]:
         others = (
             (Kind.GREEDY, Kind.MODEST) if self._modest_passes >= PASSES_BEFORE_GREEDY else (Kind.MODEST, Kind.GREEDY)
         )
         turns = (Kind.LIGHT, *others) if self._light_next else (*others, Kind.LIGHT)
-        return (Kind.SMALL, *turns)
+        if self._passes_since_crowd >= PASSES_BEFORE_CROWD:
+            return (Kind.SMALL, Kind.CROWD, *turns)
+        return (Kind.SMALL, *turns, Kind.CROWD) if now >= self._crowd_at else (Kind.SMALL, *turns)
 
     def _front(self, kind: Kind) -> ChannelState | None:
         return next(self._live(self._passes[kind]), None)

@@ -23,7 +23,7 @@ that is faster than its readers nothing queues, and each would get a pass of its
 4. r adapts per pace class: up for each of a channel's first two bursts, down for each pass. It is read when a pass
    starts; fixed at the join it would be stale by the length of the queue.
 5. ASKED: after K symbols of repair without a fresh report nothing more is sent until a report or a leave; the querier
-   is told to ask.
+   is told to ask. For hosts that may not exist (crowd.py) that comes before any repair.
 
 Behind an MLD proxy hosts are not heard to join what another one there has joined. There (`proxies`) new channels of one
 host are held too, once third bursts have told that somebody comes late.
@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, Final
 
 from mcfs.protocol import fec, wire
 from mcfs.protocol.ids import PACE_CLASSES, Group, Host, Node
+from mcfs.serve.crowd import Crowd
 from mcfs.serve.holding import Holding
 from mcfs.serve.holdoff import HoldOffs
 from mcfs.serve.pacer import ClassPacer
@@ -90,9 +91,6 @@ LIGHT_CHANNELS: Final = 4
 page, a block, and what was fetched ahead or is not left yet. Who reads as fast as he can has eight and more."""
 ANSWER_LOOK: Final = 0.1
 """Seconds between two looks whether hosts that may have left have answered: in case that they need not any more."""
-CROWD: Final = 256
-"""Hosts that listen to nodes and never left one (`serve.regulars`), from which on these come last: so many do not begin
-to read at the same moment, but joins in the name of hosts that do not exist have no end."""
 REMEMBERED_REPAIRS: Final = 65536
 RANDOM_REPAIR_START: Final = 256
 """Repair symbols are numbered from K plus a random start, so that a restarted or a second server does not repeat them.
@@ -163,8 +161,7 @@ class Scheduler:
         self._proxies = proxies
         self._channels_of: dict[Host, dict[ChannelState, None]] = {}
         self.regulars = Regulars()
-        self._newcomers: set[Host] = set()
-        """Those with channels that are no regulars."""
+        self._crowd = Crowd(self.regulars)
         self._holding = [Holding(proxies=proxies) for _ in range(PACE_CLASSES)]
         """For each pace class: hosts in different ones cannot be served together."""
         self._hold_offs = HoldOffs()
@@ -197,6 +194,7 @@ class Scheduler:
         state.marks.pop(host, None)
         state.marks[host] = state.sent  # the last one in: the others have lower marks
         self._note_channel(host, state)
+        self._crowd.look(now=now)
         if comes_last and state.state is State.PASS and state.sent < state.until:
             return  # it gets a pass of its own, when this one has ended
         state.until = state.sent + state.k
@@ -209,8 +207,8 @@ class Scheduler:
             self._release(state)
         elif state.state is State.LOADING:
             self._queue_load(state, self._kind_for(host, state))
-        elif state.state is State.PASS and state.share is None and self._kind_for(host, state) is Kind.LIGHT:
-            self._queues[channel.pace].hasten(state)
+        elif state.state is State.PASS:
+            self._hasten(state, self._kind_for(host, state))
         elif state.state in (State.PARKED, State.BURST, State.ASKED):
             self._start_pass(state)
 
@@ -226,10 +224,9 @@ class Scheduler:
             if state.waits_for_answer:
                 state.waits_for_answer, state.wake = False, now
                 self._at(now, state)
-            if state.unanswered:
-                state.unanswered = 0
-                if state.state is State.ASKED:
-                    self._park(state, now)
+            state.unanswered = 0
+            if state.state is State.ASKED:
+                self._park(state, now)
         return unknown
 
     def left(self, host: Host, group: Group, *, now: float, said: bool = True) -> None:
@@ -239,10 +236,12 @@ class Scheduler:
             return
         if said and host != NOBODY:
             self.regulars.left(host, now=now)
-            self._newcomers.discard(host)
+            self._crowd.went(host)
         self._forget_channel(host, state)
         self._learn_hold_off(host, state, now)
         if not state.marks:
+            if state.state is State.PASS and state.sent:
+                self._queues[state.channel.pace].served(state, now=now)
             self._close(state)
         else:
             state.until = next(reversed(state.marks.values())) + state.k
@@ -296,6 +295,7 @@ class Scheduler:
 
     def next(self, now: float) -> Transmission | None:
         """The next burst, or None if there is nothing to send at `now`."""
+        self._crowd.look(now=now)
         self._handle_timers(now)
         for state in self._candidates(now):
             transmission = self._step(state, now)
@@ -307,8 +307,9 @@ class Scheduler:
     def next_timeout(self, now: float) -> float | None:
         """When `next` may have something; None if only an event from outside can change that."""
         times = [self._timers[0][0]] if self._timers else []
-        if waiting := self._waiting():
+        if waiting := self._waiting(now):
             times.append(self._pacer.ready_at(waiting, now))
+        times += [at for at in self._ready_times(now) if at is not None and at > now]
         return min(times) if times else None
 
     def asks(self) -> list[Group]:
@@ -374,8 +375,8 @@ class Scheduler:
     def _note_channel(self, host: Host, state: ChannelState) -> None:
         channels = self._channels_of.setdefault(host, {})
         channels[state] = None
-        if host != NOBODY and host not in self.regulars:
-            self._newcomers.add(host)
+        if host != NOBODY and not self._proxies:
+            self._crowd.came(host)
         if len(channels) == MODEST_CHANNELS + 1:
             for each in filter(self._is_greedy, channels):
                 self._part(each)
@@ -385,7 +386,7 @@ class Scheduler:
         del channels[state]
         if not channels:
             del self._channels_of[host]
-            self._newcomers.discard(host)
+            self._crowd.went(host)
 
     def _is_greedy(self, state: ChannelState) -> bool:
         """Whether all who listen to it listen to more than anybody needs. A proxy stands for many."""
@@ -395,8 +396,18 @@ class Scheduler:
 
     def _comes_last(self, host: Host) -> bool:
         """Whether it is one of so many new hosts that they cannot all be true. A proxy stands for many."""
-        is_new = host in self._newcomers or (host not in self.regulars and host != NOBODY)
-        return is_new and not self._proxies and len(self._newcomers) > CROWD
+        return host != NOBODY and self._crowd.has(host)
+
+    def _is_crowd(self, state: ChannelState) -> bool:
+        """Whether nobody listens to it of whom it is clear that he exists: each repair symbol costs more than a source
+        symbol, so there is none before somebody has answered a query."""
+        return NOBODY not in state.marks and self._crowd.is_all(state.marks)
+
+    def _hold_off(self, state: ChannelState) -> float:
+        """Of those who are likely to exist: others never leave, so nobody knows how late they do."""
+        if not self._crowd.has_any(state.marks):
+            return self._hold_offs.of(state.marks)
+        return self._hold_offs.of([host for host in state.marks if not self._comes_last(host)] or state.marks)
 
     def _is_light(self, state: ChannelState) -> bool:
         """Whether somebody listens to it who listens to little. What goes round and round keeps its order."""
@@ -412,7 +423,7 @@ class Scheduler:
             return Kind.SMALL
         channels = len(self._channels_of[host])
         if self._comes_last(host):
-            return Kind.GREEDY
+            return Kind.CROWD
         if channels <= LIGHT_CHANNELS and host != NOBODY:
             return Kind.LIGHT
         return Kind.GREEDY if channels > MODEST_CHANNELS and not self._proxies else Kind.MODEST
@@ -422,12 +433,20 @@ class Scheduler:
             return Kind.SMALL
         if self._is_light(state):
             return Kind.LIGHT
+        if self._is_crowd(state):
+            return Kind.CROWD
         return Kind.GREEDY if self._is_greedy(state) else Kind.MODEST
+
+    def _hasten(self, state: ChannelState, kind: Kind) -> None:
+        """Its pass, if it waits, must not keep a host waiting that has joined now. One that has begun goes on."""
+        queues = self._queues[state.channel.pace]
+        if state.k > SMALL_K and (queues.is_for_crowd(state) or (state.share is None and kind is Kind.LIGHT)):
+            queues.hasten(state, kind)
 
     def _part(self, state: ChannelState) -> None:
         """The hosts that listen to it have become greedy: it goes from the common queues."""
         pace, node = state.channel.pace, state.channel.node
-        self._queues[pace].part(state)
+        self._queues[pace].part(state, Kind.GREEDY)
         modest, greedy = (pace, Kind.MODEST), (pace, Kind.GREEDY)
         if node in self._to_load.get(modest, ()):
             del self._to_load[modest][node]
@@ -514,7 +533,7 @@ class Scheduler:
     def _park(self, state: ChannelState, now: float) -> None:
         state.state, state.parked_at, state.waits_for_answer = State.PARKED, now, False
         late = max(0, state.bursts - URGENT_BURSTS)
-        hold_off = max(self._hold_offs.of(state.marks), SLOW_HOLD_OFF if state.channel.pace else 0.0)
+        hold_off = max(self._hold_off(state), SLOW_HOLD_OFF if state.channel.pace else 0.0)
         state.wake = now + min(MAX_HOLD_OFF, hold_off * 2**late)
         self._at(state.wake, state)
 
@@ -522,7 +541,7 @@ class Scheduler:
         """Whether all who have not left yet are known to leave later than those did for whom it was parked."""
         if state.bursts:
             return False
-        state.wake = state.passed_at + self._hold_offs.of(state.marks)
+        state.wake = state.passed_at + self._hold_off(state)
         if state.wake <= now:
             return False
         self._at(state.wake, state)
@@ -558,7 +577,8 @@ class Scheduler:
                 self._at(state.wake, state)
 
     def _start_burst(self, state: ChannelState, now: float) -> None:
-        if state.unanswered >= state.k:
+        unconfirmed = state.confirmed_at <= max(state.passed_at, state.burst_at)
+        if state.unanswered >= state.k or (unconfirmed and self._is_crowd(state)):
             state.state = State.ASKED
             self._asks.append(state.channel.group)
             return
@@ -567,11 +587,16 @@ class Scheduler:
         state.repair_left = state.burst
         state.bursts += 1
         state.burst_at = now
-        if state.bursts <= 2:
+        if state.bursts <= 2 and self._means_loss(state):
             self._raise_share(state.channel.pace, SHARE_UP)
         self._holding[state.channel.pace].burst(state.bursts)
         self.counters.bursts += 1
         self._queues[state.channel.pace].push_burst(state, late=self._is_greedy(state))
+
+    def _means_loss(self, state: ChannelState) -> bool:
+        """Whether those who are still there have lost something, as far as one can tell: not if one of them may not
+        exist, or is said to have left. With each pass that carries repair for them an encoder would be set up."""
+        return not self.withheld(state.channel.group) and not self._crowd.has_any(state.marks)
 
     def _raise_share(self, pace: int, step: float) -> None:
         share = self.shares[pace] + step * (SLOW_GAIN if pace else 1)
@@ -579,14 +604,21 @@ class Scheduler:
 
     def _candidates(self, now: float) -> Iterator[ChannelState]:
         """Channels that may send, most urgent first, among these those of the class whose turn it is."""
-        ready = [self._queues[pace] for pace in self._pacer.turns(self._waiting(), now)]
-        for phase in (Queues.urgent, Queues.passes, Queues.late):
-            for queues in ready:
-                yield from phase(queues)
+        ready = [self._queues[pace] for pace in self._pacer.turns(self._waiting(now), now)]
+        for queues in ready:
+            yield from queues.urgent()
+        for queues in ready:
+            yield from queues.passes(now)
+        for queues in ready:
+            yield from queues.late()
 
-    def _waiting(self) -> list[int]:
-        """Pace classes that have something to send."""
-        return [pace for pace, queues in enumerate(self._queues) if queues]
+    def _waiting(self, now: float) -> list[int]:
+        """Pace classes that may send something."""
+        return [pace for pace, at in enumerate(self._ready_times(now)) if at is not None and at <= now]
+
+    def _ready_times(self, now: float) -> list[float | None]:
+        """For each pace class when it may send something."""
+        return [queues.ready_at(now) for queues in self._queues]
 
     def _step(self, state: ChannelState, now: float) -> Transmission | None:
         """The channel's next burst; None if it has to wait for its payload or has come to the end of its pass.
@@ -601,9 +633,9 @@ class Scheduler:
             self._load(state)
             return None
         if state.share is None:
-            state.share = self.shares[state.channel.pace]
+            state.share = 0.0 if self._is_crowd(state) else self.shares[state.channel.pace]
         if state.state is State.PASS and state.sent < state.until:
-            if state.firm <= state.sent and self._queues[state.channel.pace].part(state):
+            if state.firm <= state.sent and self._queues[state.channel.pace].part(state, Kind.CROWD):
                 return None  # the rest is for those who come last
             return self._source(state, payload)
         if state.repair_left is None:
@@ -633,7 +665,7 @@ class Scheduler:
     def _end(self, state: ChannelState, now: float) -> None:
         """The pass or the burst is sent: park the channel."""
         pace = state.channel.pace
-        self._queues[pace].served(state)
+        self._queues[pace].served(state, now=now)
         if state.state is State.PASS:
             state.passed_at = now
             self._raise_share(pace, -SHARE_DOWN)

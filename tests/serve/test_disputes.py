@@ -9,6 +9,7 @@ import pytest
 from mcfs.protocol import mld
 from mcfs.protocol.mld import Query
 from mcfs.serve.disputes import (
+    APART,
     CONTRADICTED,
     CONTRADICTIONS,
     DISPUTED,
@@ -23,8 +24,8 @@ from mcfs.serve.payload import Payload
 from mcfs.serve.tables import table_maker
 from tests.serve.interface import ALICE, BOB, Interface, group, link_local
 
-FIRST_ANSWERS = 0.25
-"""Seconds after which a forger has been found out: three answers, spread over 0.2 s."""
+FIRST_ANSWERS = CONTRADICTIONS * (APART + 0.1)
+"""Seconds after which a forger has been found out: three answers that count."""
 
 
 @pytest.fixture(params=KINDS)
@@ -84,9 +85,9 @@ def test_a_flood_of_forged_leaves_ends_nothing_from_then_on(interface: Interface
 
 def test_it_holds_while_others_listen_too(interface: Interface) -> None:
     reader = Reader(interface, 1, 2, 3)
-    forge(reader, 10.1, 10.5)
-    interface.join(BOB, group(1), now=10.5)
-    assert forge(reader, 10.5, 13.0) > 0.98
+    forge(reader, 10.1, 11.0)
+    interface.join(BOB, group(1), now=11.0)
+    assert forge(reader, 11.0, 13.5) > 0.98
 
 
 def test_a_true_leave_counts_when_nobody_answers(interface: Interface) -> None:
@@ -149,6 +150,14 @@ class TestTables:
         disputes.joined(ALICE, group(1), answered=True, now=6.1)
         assert disputes.contradictions == 1
 
+    def test_what_comes_in_the_wrong_order_counts_once(self) -> None:
+        """Leaves of MLDv1 overtake answers of MLDv2 when a host goes over to it."""
+        disputes = Disputes()
+        for each in range(10 * CONTRADICTIONS):
+            disputes.left(ALICE, group(each), now=1.0)
+            disputes.joined(ALICE, group(each), answered=True, now=1.0 + 0.9 * APART * each / (10 * CONTRADICTIONS))
+        assert not disputes.is_disputed(ALICE, now=1.0 + APART)
+
     def test_they_are_bounded(self) -> None:
         disputes = Disputes()
         for number in range(2 * MAX_REMEMBERED):
@@ -167,8 +176,8 @@ class TestTables:
 
 def contradict(disputes: Disputes, number: int) -> None:
     for each in range(CONTRADICTIONS):
-        disputes.left(link_local(number), group(each), now=2.0)
-        disputes.joined(link_local(number), group(each), answered=True, now=2.0)
+        disputes.left(link_local(number), group(each), now=1.0 + each * APART)
+        disputes.joined(link_local(number), group(each), answered=True, now=1.0 + each * APART)
 
 
 class TestRepair:

@@ -332,3 +332,17 @@ def test_what_comes_back_is_no_longer_a_former_object(looker: Looker, store: Nod
         store.replace([looker.look(touched(b""))])
     assert looker.index.reader.rows("SELECT 1 FROM former JOIN files ON files.object = former.object") == []
     assert [content.object.size for content in store.contents()].count(LARGE) == 1
+
+
+@pytest.mark.timeout(60)
+def test_a_directory_below_itself_in_the_database(looker: Looker, store: NodeStore) -> None:
+    """As no scan writes it; it must not be followed for ever when the directory has gone."""
+    make_tree(looker.share)
+    looker.look()
+    looker.index._database.writer.rows(
+        "UPDATE directories SET parent = (SELECT id FROM directories WHERE path = CAST('a/y' AS BLOB))"
+        " WHERE path = CAST('a' AS BLOB)"
+    )
+    shutil.rmtree(looker.share / "a" / "y")
+    looker.look(touched(b"a", trees=(b"a/y",)))
+    check(looker, store, looker.look())

@@ -9,7 +9,7 @@ from mcfs.serve.channel import Channel
 from mcfs.serve.holding import FIRST_HOLD, HOLD_UP, MAX_HOLD
 from mcfs.serve.holdoff import HOLD_OFF
 from mcfs.serve.payload import Payload, PayloadCache
-from mcfs.serve.queues import MAX_LOAD_AHEAD
+from mcfs.serve.queues import MAX_LOAD_AHEAD, PASSES_BEFORE_GREEDY
 from mcfs.serve.schedule import LEAST_SHARE, LIGHT_CHANNELS, MODEST_CHANNELS, Scheduler, Transmission
 
 T = 1024
@@ -77,10 +77,10 @@ def test_a_host_that_wants_too_much_has_every_fourth_turn() -> None:
     s = scheduler(symbol_size=T // 2)
     for index in range(MODEST_CHANNELS + 1):
         s.joined(A, channel(index), now=0.0)
-    for index in range(150, 160):
+    for index in range(150, 166):
         s.joined(B, channel(index), now=0.0)
-    theirs = [index for index in begun(s, 12) if index >= 150]
-    assert len(theirs) == 9
+    theirs = [index for index in begun(s, 2 * (PASSES_BEFORE_GREEDY + 1)) if index >= 150]
+    assert len(theirs) == 2 * PASSES_BEFORE_GREEDY
 
 
 def test_who_reads_a_little_has_every_second_turn() -> None:
