@@ -31,6 +31,8 @@ Message = tuple[Envelope, bytes]
 
 MESSAGES_PER_CALL: Final = 64
 """About 2 ms of work, at 10 to 50 us that a report costs to parse and enter: the loop must get to its other sockets."""
+PACKETS_PER_CALL: Final = 256
+"""Of MLDv1: 1 ms, as most of a flood of them are repetitions."""
 RECEIVE_BUFFER: Final = 4 << 20
 """About 3,600 reports; a link of 200 hosts sends 5,000 a second. The kernel gives what net.core.rmem_max allows, which
 is 90 reports by default, and all of it to who has CAP_NET_ADMIN."""
@@ -152,7 +154,7 @@ class ReportReader:
         sock = self._socket
         sock.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, _pass_only(_TYPES_HEARD))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, os.fsencode(self.name))
-        self._enlarge_buffer()
+        _enlarge_buffer(sock)
         for option in (socket.IPV6_RECVPKTINFO, socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVHOPOPTS):
             sock.setsockopt(socket.IPPROTO_IPV6, option, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, mld.HOP_LIMIT)
@@ -162,12 +164,6 @@ class ReportReader:
         for group in _MULTICAST_HEARD:
             request = _GROUP_REQUEST.pack(group, self.ifindex)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
-
-    def _enlarge_buffer(self) -> None:
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
-        except PermissionError:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
     def _receive_one(self) -> Message:
         size, ancillary, _, address = self._socket.recvmsg_into([self._buffer], _ANCILLARY_SIZE)
@@ -233,18 +229,31 @@ class OldReportReader:
     def close(self) -> None:
         self._socket.close()
 
-    def receive(self, limit: int = MESSAGES_PER_CALL) -> list[Message]:
-        """Up to `limit` messages out of as many packets; never blocks. Packets that are damaged count in `refused`."""
+    def receive(self, limit: int = PACKETS_PER_CALL) -> list[Message]:
+        """Messages out of up to `limit` packets; never blocks. Packets that are damaged count in `refused`.
+
+        A report that says what another one has said, with no done between them, comes once: who is made to answer
+        thousands of queries a second says the same all the time.
+        """
         messages: list[Message] = []
+        said: set[bytes] = set()
         for _ in range(limit):
             try:
                 packet = self._socket.recv(_MAX_MESSAGE)
             except OSError:
                 break
+            if packet in said:
+                continue
             try:
-                messages.append(mld.open_packet_untrusted(packet, self.ifindex))
+                message = mld.open_packet_untrusted(packet, self.ifindex)
             except BadDatagram:
                 self.refused += 1
+                continue
+            messages.append(message)
+            if message[1][0] == mld.REPORT_V1:
+                said.add(packet)
+            else:
+                said.clear()
         return messages
 
     def sample(self, sampling: Sampling) -> None:
@@ -254,9 +263,17 @@ class OldReportReader:
 
     def _set_options(self) -> None:
         bpf.attach_filter(self._socket, old_messages(Sampling()))
+        _enlarge_buffer(self._socket)
         self._socket.bind((self.name, _ETH_P_IPV6))
         request = _PACKET_REQUEST.pack(self.ifindex, _PACKET_MR_ALLMULTI, 0, b"")
         self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
+
+
+def _enlarge_buffer(sock: socket.socket) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
 
 def _envelope(source: Host, ancillary: list[tuple[int, int, bytes]]) -> Envelope:

@@ -84,6 +84,10 @@ class Port:
             self.old_reader.sample(sampling)
 
     @property
+    def readers(self) -> tuple[ReportReader | DeafReader | OldReportReader, ...]:
+        return (self.reader,) if self.old_reader is None else (self.reader, self.old_reader)
+
+    @property
     def name(self) -> str:
         return self.interface.name
 

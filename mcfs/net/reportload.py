@@ -53,13 +53,16 @@ class Kind(Enum):
 
 MOST: Final = {
     Kind.ROUTER: 0.05,
-    Kind.OLD_REPORT: 0.1,
+    Kind.OLD_REPORT: 0.05,
     Kind.DONE: 0.05,
-    Kind.STRANGER: 0.2,
+    Kind.STRANGER: 0.1,
     Kind.REGULAR: 0.4,
-    Kind.LEAVES: 0.1,
+    Kind.LEAVES: 0.05,
 }
 """Of the time. 5,000 reports a second of 50 records each take 0.2 to 0.6."""
+LEISURE: Final = 0.1
+"""While sending takes less than this of the time, there is more of it for strangers: they may be many who begin."""
+MOST_AT_LEISURE: Final = MOST | {Kind.STRANGER: MOST[Kind.REGULAR]}
 _KINDS: Final = {mld.REPORT_V1: Kind.OLD_REPORT, mld.DONE_V1: Kind.DONE}
 
 
@@ -81,18 +84,17 @@ class Sampling:
 class _Budget:
     """Of one kind."""
 
-    def __init__(self, most: float) -> None:
+    def __init__(self) -> None:
         self.part = 1.0
         self.spent = 0.0
-        self._most = most
         self._peaks = 0
 
-    def look(self, elapsed: float) -> None:
+    def look(self, elapsed: float, most: float) -> None:
         share, self.spent = self.spent / elapsed, 0.0
-        self._peaks = self._peaks + 1 if share > self._most else 0
+        self._peaks = self._peaks + 1 if share > most else 0
         if self._peaks >= PEAKS:
-            self.part = max(LEAST_PART, self.part / 2 ** math.ceil(math.log2(share / self._most)))
-        elif 2 * share < MARGIN * self._most:
+            self.part = max(LEAST_PART, self.part / 2 ** math.ceil(math.log2(share / most)))
+        elif 2 * share < MARGIN * most:
             self.part = min(1.0, self.part * 2)
 
 
@@ -102,8 +104,9 @@ class ReportLoad:
     def __init__(self, sample: Callable[[Sampling], None]) -> None:
         self.sampling = Sampling()
         self._sample = sample
-        self._budgets = {kind: _Budget(MOST[kind]) for kind in Kind}
+        self._budgets = {kind: _Budget() for kind in Kind}
         self._since = float("-inf")
+        self._sending = 0.0
 
     @property
     def patience(self) -> float:
@@ -114,14 +117,15 @@ class ReportLoad:
         """So much time was spent on a message."""
         self._budgets[kind].spent += seconds
 
-    def look(self, regulars: Regulars, *, now: float) -> None:
-        """Decide, if it is time."""
+    def look(self, regulars: Regulars, *, sending: float, now: float) -> None:
+        """Decide, if it is time. `sending`: seconds that sending has taken since the server began."""
         elapsed = now - self._since
         if elapsed < LOOK:
             return
-        self._since = now
-        for budget in self._budgets.values():
-            budget.look(elapsed)
+        most = MOST_AT_LEISURE if sending - self._sending < LEISURE * elapsed else MOST
+        self._since, self._sending = now, sending
+        for kind, budget in self._budgets.items():
+            budget.look(elapsed, most[kind])
         parts = tuple(self._budgets[kind].part for kind in Kind)
         told_apart = parts[Kind.STRANGER.value] < 1
         sampling = Sampling(parts, frozenset(regulars.first(MAX_REGULARS) if told_apart else ()))

@@ -99,6 +99,8 @@ class Server:
         self._opened = self._open_first(interfaces)
         self.sent_at = float("-inf")
         """When the last burst was sent, on the clock that was given."""
+        self._sending = 0.0
+        """Seconds that sending has taken."""
 
     @property
     def sends_all(self) -> bool:
@@ -146,9 +148,8 @@ class Server:
         try:
             async with trio.open_nursery() as tasks:
                 port.tasks = tasks
-                tasks.start_soon(self._read, port, port.reader)
-                if port.old_reader is not None:
-                    tasks.start_soon(self._read, port, port.old_reader)
+                for reader in port.readers:
+                    tasks.start_soon(self._read, port, reader)
                 tasks.start_soon(self._read_peers, port)
                 self._ports.add(port, now=self._clock())
                 self._wake.set()
@@ -165,10 +166,14 @@ class Server:
             await trio.sleep(GATHER)
 
     def _drain(self, port: Port, reader: ReportReader | DeafReader | OldReportReader) -> None:
-        now, worked = self._clock(), time.thread_time()
+        now = self._clock()
         found = reader.receive()
-        before = self._clock()
-        regulars, each = port.link.regulars, (before - now) / max(1, len(found))
+        if not found:
+            port.load.look(port.link.regulars, sending=self._sending, now=now)
+            return
+        before = handed_up = self._clock()
+        worked = time.thread_time()
+        regulars, each = port.link.regulars, (before - now) / len(found)
         spent: dict[Kind, float] = {}
         for envelope, message in found:
             kind = kind_of(message, envelope.source, regulars)
@@ -177,10 +182,10 @@ class Server:
             after = self._clock()
             spent[kind] = spent.get(kind, 0.0) + each + after - before
             before = after
-        worked = min(1.0, (time.thread_time() - worked) / max(before - now, 1e-9))  # others may have had the processor
+        worked = min(1.0, (time.thread_time() - worked) / max(before - handed_up, 1e-9))  # the rest others worked
         for kind, seconds in spent.items():
             port.load.spent(kind, worked * seconds)
-        port.load.look(regulars, now=before)
+        port.load.look(regulars, sending=self._sending, now=before)
 
     async def _read_peers(self, port: Port) -> None:
         while True:
@@ -215,7 +220,8 @@ class Server:
         while True:
             now = self._clock()
             for port in self._ports:
-                self._drain(port, port.reader)
+                for reader in port.readers:
+                    self._drain(port, reader)
                 if not port.passive:
                     self._housekeeping(port, now)
             self._ports.review(now=now)
@@ -236,12 +242,14 @@ class Server:
 
     def _send_bursts(self, now: float) -> bool:
         """Send bursts for LOOK seconds, of each interface in turn; False if there was none to send."""
-        end, sent = now + LOOK, False
+        end, sent, begun = now + LOOK, False, self._clock()
         while sum(self._send_one(port, now) for port in self._ports if not port.passive):
             sent, now = True, self._clock()
             self.sent_at = now
             if now > end:
                 break
+        if sent:
+            self._sending += now - begun
         return sent
 
     def _until_next(self, now: float) -> float | None:

@@ -298,7 +298,7 @@ def test_without_a_reader_the_load_of_other_things_harms_nothing() -> None:
     port.reader = DeafReader()
     for step in range(5):
         port.load.spent(Kind.STRANGER, 1.0)
-        port.load.look(port.link.regulars, now=float(step))
+        port.load.look(port.link.regulars, sending=0.0, now=float(step))
     assert not port.load.sampling.everything
     port.close()
     assert len(ports) == 1

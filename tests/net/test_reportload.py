@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from mcfs.net.reportload import LEAST_PART, LOOK, MARGIN, MAX_REGULARS, MOST, Kind, ReportLoad, Sampling, kind_of
+from mcfs.net.reportload import (
+    LEAST_PART,
+    LEISURE,
+    LOOK,
+    MARGIN,
+    MAX_REGULARS,
+    MOST,
+    MOST_AT_LEISURE,
+    Kind,
+    ReportLoad,
+    Sampling,
+    kind_of,
+)
 from mcfs.protocol import mld
 from mcfs.protocol.ids import Group, Host
 from mcfs.protocol.mld import Record, RecordType
@@ -15,11 +27,12 @@ READER = Host(bytes.fromhex("fe80") + bytes(13) + b"\1")
 STRANGER = Host(bytes.fromhex("fe80") + bytes(13) + b"\2")
 
 
-def run(load: ReportLoad, kind: Kind, cost: float, seconds: float, start: float) -> None:
-    """Messages come that take `cost` of the time if all are handed up."""
+def run(load: ReportLoad, kind: Kind, cost: float, seconds: float, start: float, *, sending: float = 0.5) -> None:
+    """Messages come that take `cost` of the time if all are handed up; `sending`: part of the time that this takes."""
     for step in range(int(seconds / 0.004)):
+        now = start + step * 0.004
         load.spent(kind, 0.004 * cost * load.sampling.part(kind))
-        load.look(NOBODY, now=start + step * 0.004)
+        load.look(NOBODY, sending=now * sending, now=now)
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -41,7 +54,7 @@ def test_a_flood_takes_no_more_than_its_part(kind: Kind, cost: float) -> None:
     assert all(load.sampling.part(other) == 1.0 for other in Kind if other is not kind)
     assert load.patience == LOOK
     for step in range(20):
-        load.look(NOBODY, now=10.0 + step * LOOK * 1.01)
+        load.look(NOBODY, sending=5.0, now=10.0 + step * LOOK * 1.01)
     assert load.sampling.everything, "it is over"
 
 
@@ -58,11 +71,20 @@ def test_after_a_peak_all_is_heard_again(peak: float, usual: float) -> None:
     assert load.patience == float("inf")
 
 
+@pytest.mark.parametrize("kind", Kind)
+def test_there_is_more_time_for_strangers_while_nothing_is_sent(kind: Kind) -> None:
+    load = ReportLoad(lambda _: None)
+    for start, sending, most in ((0.0, 0.9 * LEISURE, MOST_AT_LEISURE), (10.0, 1.1 * LEISURE, MOST)):
+        run(load, kind, 8.0, 10.0, start, sending=sending)
+        assert MARGIN * most[kind] / 4 < 8.0 * load.sampling.part(kind) <= most[kind]
+    assert {each for each in Kind if MOST_AT_LEISURE[each] != MOST[each]} == {Kind.STRANGER}
+
+
 def test_one_look_that_finds_too_much_is_no_flood() -> None:
     load = ReportLoad(lambda _: pytest.fail("sampled"))
     for look in range(100):
         load.spent(Kind.ROUTER, LOOK * MOST[Kind.ROUTER] * (0.5 if look % 2 else 2.0))
-        load.look(NOBODY, now=look * LOOK * 1.01)
+        load.look(NOBODY, sending=0.0, now=look * LOOK * 1.01)
 
 
 def test_who_was_served_before_is_told_from_made_up_hosts() -> None:
@@ -72,7 +94,7 @@ def test_who_was_served_before_is_told_from_made_up_hosts() -> None:
     for look in range(3):
         assert load.sampling.regulars == frozenset()
         load.spent(Kind.STRANGER, LOOK)
-        load.look(regulars, now=look * LOOK * 1.01)
+        load.look(regulars, sending=0.0, now=look * LOOK * 1.01)
     assert load.sampling.regulars == {Host(number.to_bytes(16, "big")) for number in range(MAX_REGULARS)}
     assert load.sampling.part(Kind.REGULAR) == 1.0
 

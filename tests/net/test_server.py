@@ -122,6 +122,22 @@ def test_what_looking_for_something_to_send_finds_missing_is_loaded_at_once(
     assert loads.asked == [node, node]
 
 
+def test_what_sending_takes_is_told_to_who_bounds_the_reports(
+    opening: Opening, store: NodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, bursts, told = make_server(store, ETH0), iter([True, True, False]), list[float]()
+    port, clock = server._opened.pop(), iter(range(100))
+    server._ports.add(port, now=0.0)
+    monkeypatch.setattr(server, "_clock", lambda: float(next(clock)) / 100)
+    monkeypatch.setattr(server, "_send_one", lambda port, now: next(bursts))
+    monkeypatch.setattr(port.load, "look", lambda regulars, *, sending, now: told.append(sending))
+    monkeypatch.setattr(server_module, "LOOK", 1.0)
+    assert server._send_bursts(0.0)
+    server._drain(port, port.reader)
+    assert told == [pytest.approx(0.02)]
+    port.close()
+
+
 async def test_what_was_opened_long_ago_asks_who_listens_anew(
     opening: Opening, store: NodeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from mcfs.net.reportload import LEAST_PART, Kind, Sampling
 from mcfs.protocol import mld
 from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.ids import Group, Host
-from mcfs.protocol.mld import Query, Record, RecordType
+from mcfs.protocol.mld import OldMessage, Query, Record, RecordType
 from mcfs.serve.membership import (
     Event,
     GroupEmpty,
@@ -29,6 +29,7 @@ from mcfs.serve.membership import (
     Membership,
 )
 from mcfs.serve.querier import Outgoing
+from tests.netlab.attacker import icmp
 from tests.netlab.members import Member
 from tests.netlab.namespaces import inside
 
@@ -113,6 +114,16 @@ class Cable:
     def open_member(self, *groups: Group) -> Member:
         with inside(self.client):
             return Member(socket.if_nametoindex("cable0"), groups)
+
+    def say(self, *messages: OldMessage) -> None:
+        """Messages of MLDv1 in the client's name, one right after the other."""
+        with inside(self.client):
+            raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        with raw:
+            raw.bind(("cable0", 0))
+            for message in messages:
+                destination = mld.ALL_ROUTERS if message.done else message.group
+                raw.send(icmp(CLIENT, destination, mld.build_old(message)))
 
     def speak_version(self, version: int) -> None:
         setting = f"net.ipv6.conf.cable0.force_mld_version={version}"
@@ -279,6 +290,21 @@ class TestVersion1:
                 server.table.query_sent(GROUP, now=time.monotonic())
                 assert server.wait_for(EMPTY) < 1.0
             assert reader.refused == 0
+
+    def test_what_a_host_says_again_and_again_comes_once(self, cable: Cable) -> None:
+        """It is made to by a flood of queries. After a done the same report says something again."""
+        again = [OldMessage(GROUP, done=False)] * 50
+        done = OldMessage(GROUP, done=True)
+        with cable.open_old_reader() as old:
+            cable.say(*again, OldMessage(OTHER, done=False), *again, done, *again, done)
+            found: list[tuple[int, Group]] = []
+            end = time.monotonic() + PATIENCE
+            while time.monotonic() < end and found.count((mld.DONE_V1, GROUP)) < 2:
+                found += [(message[0], Group(message[8:24])) for _, message in old.receive()]
+            assert (mld.REPORT_V1, OTHER) in found
+            kinds = [kind for kind, group in found if group == GROUP]
+            assert kinds[-3:] == [mld.DONE_V1, mld.REPORT_V1, mld.DONE_V1]
+            assert kinds.count(mld.REPORT_V1) < 50, "and not 150"
 
     def test_version_2_is_filtered_out(self, cable: Cable) -> None:
         with cable.open_old_reader() as reader, cable.open_reader() as new, cable.open_member(GROUP):
