@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 MAX_OBJECTS: Final = 1 << 18
 """Of one pin: as many as a cache holds at all."""
+MAX_ENTRIES: Final = 1 << 22
+"""Files and directories of one pin. Directories may share a listing, so a few kilobytes can say that there are more
+files than anybody could count."""
 AT_A_TIME: Final = 512
 """Blocks that are looked for at a time: half a second of a fast link."""
 _FILE_OVERHEAD: Final = 16 * 1024
@@ -119,7 +122,7 @@ async def resolve(
         if child is None:
             raise UserError("the newest version of the share has no such file")
         entry = child
-    wanted = Wanted(version)
+    wanted, met = Wanted(version), 1
     pending = [entry]
     while pending:
         entry = pending.pop()
@@ -130,5 +133,9 @@ async def resolve(
         elif isinstance(entry, DirectoryEntry):
             if isinstance(entry.content, ObjectRef):
                 wanted.listings.add(entry.content.id)
-            pending += reversed(await entries(entry))
+            listed = await entries(entry)
+            met += len(listed)
+            if met > MAX_ENTRIES:
+                raise UserError(f"more than {MAX_ENTRIES} files and directories")
+            pending += reversed(listed)
     return wanted

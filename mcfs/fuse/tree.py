@@ -55,7 +55,7 @@ class Tree:
         self.table = InodeTable(_root_node(settings.share))
         self._listed = _Listed()
         self._changes: dict[bytes, tuple[float, int]] = {}
-        """When a share was last shown in another version than before, and in which it was before."""
+        """When a share was shown in another version than before, a moment ago, and in which it was before."""
 
     # --- names -------------------------------------------------------------------------------------------------------
 
@@ -201,6 +201,7 @@ class Tree:
 
     def changed(self, share: bytes, before: int, *, now: float) -> None:
         """A share is shown in another version from now on."""
+        self._changes = {name: change for name, change in self._changes.items() if now < change[0] + GRACE}
         self._changes[share] = now, before
 
     def has_just_changed(self, node: EntryNode, *, now: float) -> bool:

@@ -127,6 +127,7 @@ class Pinner:
         """Find out what it stands for, and spare it; None, and it is said why, if that cannot be done."""
 
         async def entries(directory: DirectoryEntry) -> tuple[Entry, ...]:
+            await trio.lowlevel.checkpoint()  # what is known comes at once, and others want to read meanwhile
             return await self._client.entries(pin.share, directory.content)
 
         try:

@@ -68,6 +68,25 @@ async def test_what_is_not_there(path: bytes) -> None:
         await resolve(TREE, path, 1, entries)
 
 
+async def test_more_files_than_anybody_could_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten names, each of a directory with the same ten names, and so on: 10^30 files in a few listings."""
+    monkeypatch.setattr("mcfs.fetch.pinned.MAX_ENTRIES", 1000)
+    bomb: tuple[Entry, ...] = (file(b"f", None),)
+    for _ in range(30):
+        bomb = tuple(DirectoryEntry(b"%d" % n, PLAIN, bomb) for n in range(10))
+    listed = 0
+
+    async def counted(directory: DirectoryEntry) -> tuple[Entry, ...]:
+        nonlocal listed
+        found = await entries(directory)
+        listed += len(found)
+        return found
+
+    with pytest.raises(UserError, match="more than 1000 files"):
+        await resolve(DirectoryEntry(b"share", PLAIN, bomb), b"", 1, counted)
+    assert listed <= 1010, "what is still to be looked at counts as well"
+
+
 async def test_how_much_is_there(tmp_path: Path) -> None:
     wanted = await resolve(TREE, b"", 1, entries)
     cache = Cache.open(tmp_path)
