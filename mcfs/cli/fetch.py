@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -13,12 +14,15 @@ from mcfs.cli.exits import Exit
 from mcfs.protocol.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 _PIECE: Final = 1 << 20
 """Bytes read at a time: what the kernel asks of the mount at most."""
 _CACHED: Final = "user.mcfs.cached"
+_WRITTEN: Final = 3.0
+"""Seconds within which what was read is in the cache: readers do not wait for the disk."""
+_LOOK: Final = 0.1
 
 
 @click.command(context_settings=terminal.HELP_NAMES)
@@ -40,7 +44,7 @@ def fetch(paths: tuple[Path, ...]) -> int:
             except OSError as error:
                 failed.append(f"{file}: {error.strerror}")
                 bars.say(terminal.without_controls(f"mcfs: {failed[-1]}"))
-    kept = _kept(files)
+    kept = _kept_at_last(files, total)
     click.echo(f"{len(files)} files, {values.format_size(done)} read{_lacking(kept, total)}")
     if failed:
         raise UserError(f"{len(failed)} could not be read: {failed[0]}")
@@ -74,6 +78,14 @@ def _read(file: Path) -> Iterator[int]:
             yield size
         # It is to be in the cache; the kernel's pages are for what is read.
         os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _kept_at_last(files: Sequence[tuple[Path, int]], total: int) -> int | None:
+    """The same as `_kept`, once all of `total` bytes are there; if some never will be, after `_WRITTEN` seconds."""
+    end = time.monotonic() + _WRITTEN
+    while (kept := _kept(files)) is not None and kept < total and time.monotonic() < end:
+        time.sleep(_LOOK)
+    return kept
 
 
 def _kept(files: Iterable[tuple[Path, int]]) -> int | None:
