@@ -21,7 +21,8 @@ import socket
 import struct
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -37,7 +38,7 @@ from mcfs.protocol.mld import OldMessage, Query, Record, RecordType
 from mcfs.protocol.seal import SEALED_SIZES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 NODE_SIZE: Final = DEFAULT_BLOCK_SIZE
 SYMBOL_SIZE: Final = wire.max_symbol_size()
@@ -47,6 +48,10 @@ BURST: Final = 0.002
 """Seconds' worth of frames that are sent at once."""
 FORGED: Final = 200
 """Announcements signed, and datagrams of noise drawn, beforehand."""
+MADE: Final = 256
+"""Messages that are kept: the victim listens to the same for some milliseconds."""
+STRANGE: Final = 1000
+"""Reports of groups that mean nothing, 70,000 of them."""
 _NO_ROOM: Final = 0.0002
 _UDP: Final = 17
 _ICMPV6: Final = 58
@@ -69,17 +74,18 @@ class Victim:
 
     pid: int
     numbers: random.Random
-    _groups: list[bytes] = field(default_factory=list)
+    _groups: tuple[Group, ...] = ()
     _looked: float = float("-inf")
 
-    def groups(self) -> list[bytes]:
+    def groups(self) -> tuple[Group, ...]:
         now = time.monotonic()
         if now > self._looked + LOOK:
             self._looked = now
             with suppress(OSError):
                 lines = [line.split() for line in Path(f"/proc/{self.pid}/net/igmp6").read_text().splitlines()]
-                self._groups = [bytes.fromhex(line[2]) for line in lines if line[1] == INTERFACE]
-        return [group for group in self._groups if group[0] == 0xFF and group[1] & 15 > mld.MIN_SCOPE]
+                found = (Group(bytes.fromhex(line[2])) for line in lines if line[1] == INTERFACE)
+                self._groups = tuple(group for group in found if group[0] == 0xFF and group[1] & 15 > mld.MIN_SCOPE)
+        return self._groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +97,8 @@ class Attack:
     """Groups and datagrams."""
     sealed: bool = False
 
-    def groups(self) -> list[bytes]:
-        return self.victim.groups() or [mld.ALL_NODES]
+    def groups(self) -> tuple[Group, ...]:
+        return self.victim.groups() or (Group(mld.ALL_NODES),)
 
 
 # --- frames ----------------------------------------------------------------------------------------------------------
@@ -256,42 +262,70 @@ def nobody(attack: Attack) -> Iterator[bytes]:
 
 def queries(attack: Attack) -> Iterator[bytes]:
     """Of the lowest address there can be, so that it is the querier: of both versions, with extreme times."""
-    general = (
-        Query(max_response=0.0, robustness=1, interval=1),
-        Query(max_response=8000.0, robustness=7, interval=31_744),
-        Query(max_response=0.001, version=1),
-    )
+    general = [
+        icmp(_LOWEST, mld.ALL_NODES, mld.build_query(query))
+        for query in (
+            Query(max_response=0.0, robustness=1, interval=1),
+            Query(max_response=8000.0, robustness=7, interval=31_744),
+            Query(max_response=0.001, version=1),
+        )
+    ]
+
+    @lru_cache(MADE)
+    def specific(asked: Group) -> bytes:
+        return mld.build_query(Query(asked, 0.001))
+
     while True:
         groups = joined_by(attack)
-        yield icmp(_LOWEST, mld.ALL_NODES, mld.build_query(attack.numbers.choice(general)))
-        yield icmp(_LOWEST, groups[0], mld.build_query(Query(attack.numbers.choice(groups), 0.001)))
+        yield attack.numbers.choice(general)
+        yield icmp(_LOWEST, groups[0], specific(attack.numbers.choice(groups)))
 
 
 def joins(attack: Attack) -> Iterator[bytes]:
-    """Reports of hosts that there are not: for what the victim listens to, and for groups that mean nothing."""
+    """Reports of hosts that there are not: for what the victim listens to, and for groups that mean nothing. Hardly two
+    are of the same host."""
     numbers = attack.numbers
+    prefix = joined_by(attack)[0][:10]
+    strange = itertools.cycle(
+        [
+            report_of(stranger(numbers), [Group(prefix + numbers.randbytes(6)) for _ in range(mld.MAX_RECORDS)])
+            for _ in range(STRANGE)
+        ]
+    )
+    made = lru_cache(MADE)(lambda groups: report_of(stranger(numbers), groups))
     while True:
-        groups = joined_by(attack)[: mld.MAX_RECORDS]
-        nobody = stranger(numbers)
-        strange = [Group(groups[0][:10] + numbers.randbytes(6)) for _ in range(mld.MAX_RECORDS)]
-        for asked in (groups, strange):
-            records = [Record(RecordType.CHANGE_TO_EXCLUDE_MODE, group) for group in asked]
-            yield icmp(nobody, mld.ALL_MLDV2_ROUTERS, mld.build_report(records))
+        host = numbers.randbytes(2)
+        yield renamed(made(joined_by(attack)[: mld.MAX_RECORDS]), host)
+        yield renamed(next(strange), host)
+
+
+def report_of(host: bytes, groups: Iterable[Group], kind: RecordType = RecordType.CHANGE_TO_EXCLUDE_MODE) -> bytes:
+    """A report in which it joins all of these, or leaves them."""
+    return icmp(host, mld.ALL_MLDV2_ROUTERS, mld.build_report([Record(kind, group) for group in groups]))
+
+
+def renamed(frame: bytes, name: bytes) -> bytes:
+    """The same of another host: two words of its address change, and their sum, which a checksum is made of, does not.
+    A new frame takes 25 us, this one 1."""
+    at = _FRAME.size + 16
+    total = int.from_bytes(frame[at : at + 2], "big") + int.from_bytes(frame[at + 2 : at + 4], "big")
+    other = (total - int.from_bytes(name, "big")) % 0xFFFF
+    return frame[:at] + name + other.to_bytes(2, "big") + frame[at + 4 :]
 
 
 def leaves(attack: Attack) -> Iterator[bytes]:
     """In the victim's name, of all that it listens to."""
     leaver = address_of(attack.victim.pid) or attack.source
+    all_left = lru_cache(MADE)(lambda groups: report_of(leaver, groups, RecordType.CHANGE_TO_INCLUDE_MODE))
+    done = lru_cache(MADE)(lambda group: icmp(leaver, mld.ALL_ROUTERS, mld.build_old(OldMessage(group, done=True))))
     while True:
         groups = joined_by(attack)[: mld.MAX_RECORDS]
-        records = [Record(RecordType.CHANGE_TO_INCLUDE_MODE, group) for group in groups]
-        yield icmp(leaver, mld.ALL_MLDV2_ROUTERS, mld.build_report(records))
-        done = OldMessage(attack.numbers.choice(groups), done=True)
-        yield icmp(leaver, mld.ALL_ROUTERS, mld.build_old(done))
+        yield all_left(groups)
+        yield done(attack.numbers.choice(groups))
 
 
-def joined_by(attack: Attack) -> list[Group]:
-    return [Group(group) for group in attack.victim.groups()] or [Group(mld.ALL_SNOOPERS)]
+def joined_by(attack: Attack) -> tuple[Group, ...]:
+    return attack.victim.groups() or (Group(mld.ALL_SNOOPERS),)
 
 
 KINDS: Final[dict[str, Callable[[Attack], Iterator[bytes]]]] = {

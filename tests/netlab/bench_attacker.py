@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from tests.netlab.attacked import Outcome, Scene, build, force_version_2
+from tests.netlab.attacked import Outcome, Scene, build, force_version_2, prepare
 from tests.netlab.harness import MIB
 
 if TYPE_CHECKING:
@@ -50,27 +50,28 @@ def attacker(make: SiteMaker, size: int) -> Iterator[Row]:
             mean = {keyed: (before[keyed] + alone[keyed]) / 2 for keyed in FACTORS}
             for kind, keyed, outcomes in found:
                 yield _row(kind, keyed, as_server, outcomes, mean[keyed])
-        yield from _membership(make, size, scene.source, alone)
+        yield from _membership(make, size, scene.source)
 
 
 def membership(make: SiteMaker, size: int) -> Iterator[Row]:
     """Of these rows only the last ones."""
     with make(2) as site:
-        scene = build(site, size)
-        alone = _alone(scene, size)
-        yield from _undisturbed(size, alone)
-        yield from _membership(make, size, scene.source, alone)
+        yield from _membership(make, size, prepare(site, size).source)
 
 
-def _membership(make: SiteMaker, size: int, source: Path, alone: dict[bool, float]) -> Iterator[Row]:
+def _membership(make: SiteMaker, size: int, source: Path) -> Iterator[Row]:
+    """Each compared with an undisturbed transfer right before it, in a lab of its own: a reader whom the server knows
+    would have it easier."""
     for kind, forced in MEMBERSHIP:
         for keyed in FACTORS:
             with make(2) as site:
+                alone = build(site, size, source=source).alone(size * 8 / SLOWEST, keyed=keyed)
+            with make(2) as site:
                 if forced:
                     force_version_2(site.lab.clients[0])
-                outcomes = _one(build(site, size, source=source), kind, alone[keyed], keyed, False)
+                outcomes = _one(build(site, size, source=source), kind, alone, keyed, False)
             name = f"{kind}, force_mld_version=2 at the reader" if forced else kind
-            yield _row(name, keyed, False, outcomes, alone[keyed])
+            yield _row(name, keyed, False, outcomes, alone)
 
 
 def _alone(scene: Scene, size: int) -> dict[bool, float]:
