@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import shutil
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mcfs.serve.senders import WARM_UP
 from tests.netlab.harness import MIB, Serving, Site, random_file, same_bytes, wait_until
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Pair:
         self.options = ("--name", "data", "--signing-key", str(key), *options)
         for host, directory in zip(hosts, (self.source.parent, other), strict=True):
             self.servers.append((host, site.serve(host, directory, options=self.options)))
+            time.sleep(WARM_UP)  # while it is new, it leaves the sending to any other server that it hears
         self.mounted = site.mount(reader, "data")
 
     def sent(self) -> list[int]:
