@@ -7,7 +7,7 @@ from mcfs.serve.channel import Channel
 from mcfs.serve.crowd import CROWD, CROWDED
 from mcfs.serve.holding import MAX_HOLD
 from mcfs.serve.payload import Payload, PayloadCache
-from mcfs.serve.queues import CROWD_PAUSE, PASSES_BEFORE_CROWD
+from mcfs.serve.queues import CROWD_PAUSE, MIN_LOAD_AHEAD, PASSES_BEFORE_CROWD
 from mcfs.serve.schedule import LIGHT_CHANNELS, MODEST_CHANNELS, Scheduler
 from tests.serve.interface import ALICE, BOB, Interface, group, link_local
 
@@ -101,6 +101,18 @@ def test_a_pass_is_not_prolonged_by_them() -> None:
         sending.leave(READER, block)
         sending.join(READER, block + 12)
     assert sum(sending.sent.values()) < 40 * K * (1 + 1 / PASSES_BEFORE_CROWD) * 1.3
+
+
+def test_little_is_loaded_before_their_turn() -> None:
+    """It would be thrown out, and would throw out what the reader needs next."""
+    sending = Sending()
+    sending.become_regular(READER)
+    sending.crowd(1)
+    sending.crowd(*range(100, 130))
+    sending.join(READER, *range(10))
+    loaded = {node.index for node in sending.scheduler.to_load()}
+    assert {*range(10)} <= loaded
+    assert len(loaded & {*range(100, 130)}) == MIN_LOAD_AHEAD
 
 
 def test_one_who_comes_while_there_is_a_crowd_is_served_too() -> None:
