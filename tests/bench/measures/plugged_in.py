@@ -55,23 +55,27 @@ def mld(bench: Bench) -> Iterator[Row]:
             yield Row(what, value, goal)
 
 
+def _warm_sites(bench: Bench) -> Callable[[int], AbstractContextManager[Site]]:
+    """Makes labs, each after memory was warmed: transfers in different ones are compared."""
+
+    def make(clients: int) -> AbstractContextManager[Site]:
+        bench.warm_memory(bench.options.size)
+        return bench.site(clients, wire=True)
+
+    return make
+
+
 def attacker(bench: Bench) -> Iterator[Row]:
     """A transfer beside a host that sends noise, forged and old datagrams and reports at 200 Mbit/s."""
 
-    def wire_site(clients: int) -> AbstractContextManager[Site]:
-        return bench.site(clients, wire=True)
-
-    for what, value, goal in bench_attacker.attacker(wire_site, bench.options.size):
+    for what, value, goal in bench_attacker.attacker(_warm_sites(bench), bench.options.size):
         yield Row(what, value, goal)
 
 
 def forged_mld(bench: Bench) -> Iterator[Row]:
     """Of the measure attacker only the rows about MLD messages."""
 
-    def wire_site(clients: int) -> AbstractContextManager[Site]:
-        return bench.site(clients, wire=True)
-
-    for what, value, goal in bench_attacker.membership(wire_site, bench.options.size):
+    for what, value, goal in bench_attacker.membership(_warm_sites(bench), bench.options.size):
         yield Row(what, value, goal)
 
 
