@@ -1,12 +1,11 @@
 """Share keys: what those who may read a share have in common, and what is derived from it.
 
-A share key is 32 bytes, made from a file or a password. From it come six keys, each for one purpose and under a
+A share key is 32 bytes, made from a file or a password. From it come five keys, each for one purpose and under a
 context of its own, so that none says anything about another or about the share key::
 
     file ------- BLAKE3-derive ---+                 +--> groups    which multicast groups carry the share
                                   +--> share key ---+--> nodes     sealing of nodes
-    password --- Argon2id --------+                 +--> nonces    the nonce of each node
-                                                    +--> tags      who may send symbols
+    password --- Argon2id --------+                 +--> tags      who may send symbols
                                                     +--> control   announcements, beacons, gone
                                                     +--> check     what an announcement says of the share key
 
@@ -58,10 +57,6 @@ class ShareKeys:
     @cached_property
     def nodes(self) -> bytes:
         return self._derive("nodes")
-
-    @cached_property
-    def nonces(self) -> bytes:
-        return self._derive("nonces")
 
     @cached_property
     def tags(self) -> bytes:

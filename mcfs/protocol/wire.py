@@ -11,18 +11,18 @@
 
 The destination group names the node and its pace class, so the header need not. T, the symbol's size, is what is left
 of the datagram; it is a multiple of 8. An unknown version or type is counted and dropped. Behind the symbol of a share
-with a key stands a tag of 16 bytes: keyed BLAKE2b (RFC 7693) of all that is before it, under a key of the node
-(`seal.py`).
+with a key stands a tag of 16 bytes: the authenticator of ChaCha20-Poly1305 (RFC 8439) with no plaintext and all that is
+before it as additional data, under a key of the node (`seal.py`).
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from mcfs.protocol.errors import BadDatagram
 from mcfs.protocol.fec import ALIGNMENT, MAX_ESI, Esis, Symbols, is_symbol_size
@@ -58,6 +58,8 @@ MAX_HOLD: Final = 0.5
 
 _HEADER: Final = struct.Struct(">BBHII")
 _HEADER_DTYPE: Final = np.dtype([("start", ">u4"), ("length", ">u4"), ("esi", ">u4")])
+_T: Final = struct.Struct(">I")
+_SHORTEST_TAGGED: Final = HEADER_SIZE + ALIGNMENT + TAG_SIZE
 _START: Final = VERSION << 24 | SYMBOL << 16
 
 
@@ -108,21 +110,19 @@ def _finish(out: Symbols, length: int, esis: Esis, tag_key: bytes) -> None:
 def tags(datagrams: Symbols, key: bytes) -> Symbols:
     """The right tags of datagrams uint8[n, size], whose last 16 bytes are not looked at, as uint8[n, 16].
 
-    The only loop over datagrams where nothing is lost: one hash for each. BLAKE2b and not BLAKE3, which is made for
-    more than a kilobyte at a time: 1.7 us for a full datagram against 2.5 (m).
+    The only loop over datagrams where nothing is lost: one authenticator for each, 1.0 us for a full one where keyed
+    BLAKE2b takes 1.5 (m). The nonce is the header with T in the place of what is the same in all: for each there is one
+    right symbol.
     """
-    state = blake2b(key=key, digest_size=TAG_SIZE)
     n, size = datagrams.shape
-    if datagrams.flags.c_contiguous:
-        flat = datagrams.reshape(-1).data
-        covered = (flat[at : at + size - TAG_SIZE] for at in range(0, n * size, size))
-    else:
-        covered = (row.data for row in datagrams[:, :-TAG_SIZE])
-    found = []
-    for part in covered:
-        hasher = state.copy()
-        hasher.update(part)
-        found.append(hasher.digest())
+    nonces = datagrams[:, :HEADER_SIZE].copy()
+    nonces[:, : _T.size] = np.frombuffer(_T.pack(size - HEADER_SIZE - TAG_SIZE), dtype=np.uint8)
+    covered = struct.iter_unpack(f"{size - TAG_SIZE}s{TAG_SIZE}x", np.ascontiguousarray(datagrams).reshape(-1).data)
+    tag = ChaCha20Poly1305(key).encrypt
+    found = [
+        tag(nonce, b"", data)
+        for (nonce,), (data,) in zip(struct.iter_unpack(f"{HEADER_SIZE}s", nonces.tobytes()), covered, strict=True)
+    ]
     return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(n, TAG_SIZE)
 
 
@@ -170,7 +170,7 @@ def genuine_untrusted(datagrams: Symbols, key: bytes) -> npt.NDArray[np.bool_]:
     The work is the same for right and wrong ones. Raises BadDatagram if none can: they are too short.
     """
     size = datagrams.shape[-1]
-    if size < HEADER_SIZE + ALIGNMENT + TAG_SIZE or datagrams.size == 0:
+    if size < _SHORTEST_TAGGED or datagrams.size == 0:
         raise BadDatagram("symbol size")
     messages = datagrams if datagrams.ndim == 3 else (datagrams,)
     right = np.concatenate([tags(message, key) for message in messages])
@@ -181,7 +181,10 @@ def genuine_untrusted(datagrams: Symbols, key: bytes) -> npt.NDArray[np.bool_]:
 def is_genuine_untrusted(datagram: npt.NDArray[np.uint8], key: bytes) -> bool:
     """Whether one datagram, uint8[size], carries the tag that it must have: a third of the time of the above."""
     data = datagram.tobytes()
-    return blake2b(data[:-TAG_SIZE], key=key, digest_size=TAG_SIZE).digest() == data[-TAG_SIZE:]
+    if len(data) < _SHORTEST_TAGGED:
+        return False
+    nonce = _T.pack(len(data) - HEADER_SIZE - TAG_SIZE) + data[_T.size : HEADER_SIZE]
+    return ChaCha20Poly1305(key).encrypt(nonce, b"", data[:-TAG_SIZE]) == data[-TAG_SIZE:]
 
 
 def no_symbols(datagrams: Symbols) -> int:

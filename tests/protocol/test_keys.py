@@ -16,12 +16,12 @@ SECRET = bytes(range(32))
 
 
 def every(keys: ShareKeys) -> tuple[bytes, ...]:
-    return keys.groups, keys.nodes, keys.nonces, keys.tags, keys.control
+    return keys.groups, keys.nodes, keys.tags, keys.control
 
 
 def test_one_key_for_each_purpose() -> None:
     derived = every(ShareKeys(SECRET))
-    assert len({*derived, SECRET}) == 6
+    assert len({*derived, SECRET}) == 5
     assert {len(key) for key in derived} == {32}
 
 

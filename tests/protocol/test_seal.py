@@ -46,7 +46,7 @@ class TestNodes:
         ],
     )
     def test_nothing_else_opens_it(self, keys: ShareKeys, node: Node, digest: Digest) -> None:
-        """And what differs in any of these has another nonce: equal blocks do not look alike."""
+        """And what differs in any of these has another key: equal blocks do not look alike."""
         sealed = NodeSeal(KEYS, NODE).seal(DATA, leaf_hash(DATA))
         with pytest.raises(BadNode):
             NodeSeal(keys, node).open_untrusted(sealed, digest)

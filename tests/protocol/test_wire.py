@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl.bindings import crypto_aead_chacha20poly1305_ietf_encrypt as chacha20_poly1305  # libsodium's, not the code's
 
 from mcfs.protocol import fec, wire
 from mcfs.protocol.beacon import MAX_CHANNELS, decode_beacon_untrusted, encode_beacon
@@ -193,7 +193,8 @@ class TestTags:
         framed = self.framed()
         assert framed.shape == (5, 12 + 40 + 16)
         assert (framed[:, :-16] == plain).all()
-        assert framed[3, -16:].tobytes() == blake2b(plain[3].tobytes(), key=self.KEY, digest_size=16).digest()
+        nonce = bytes((0, 0, 0, 40)) + plain[3, 4:12].tobytes()
+        assert framed[3, -16:].tobytes() == chacha20_poly1305(b"", plain[3].tobytes(), nonce, self.KEY)
         assert wire.datagram_size(40, tagged=True) == 68
         assert wire.datagram_size(40, tagged=False) == 52
 
