@@ -67,14 +67,12 @@ def _warm_sites(bench: Bench) -> Callable[[int], AbstractContextManager[Site]]:
 
 def attacker(bench: Bench) -> Iterator[Row]:
     """A transfer beside a host that sends noise, forged and old datagrams and reports at 200 Mbit/s."""
-
     for what, value, goal in bench_attacker.attacker(_warm_sites(bench), bench.options.size):
         yield Row(what, value, goal)
 
 
 def forged_mld(bench: Bench) -> Iterator[Row]:
     """Of the measure attacker only the rows about MLD messages."""
-
     for what, value, goal in bench_attacker.membership(_warm_sites(bench), bench.options.size):
         yield Row(what, value, goal)
 
